@@ -1,0 +1,147 @@
+"""Qwen2 attention, MLP and decoder layer with projections of their own for beacons.
+
+In a window the hidden states are kept *grouped*: visual tokens first, beacons behind them. Norms, projections and the
+MLP do not care about order, so they work on two contiguous slices; only queries, keys and values are brought into the
+interleaved order that causal attention needs, and the attention output is taken back.
+
+Shape letters: B batch, T tokens of the step (beacons included), b beacons, H hidden, N heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2Attention,
+    Qwen2DecoderLayer,
+    Qwen2MLP,
+    Qwen2RMSNorm,
+    apply_rotary_pos_emb,
+    rotate_half,
+)
+
+from videoxl.model.attention_backends import attend
+from videoxl.model.configuration import VideoXLConfig
+
+
+@dataclass
+class WindowLayout:
+    """How the rows of a window's grouped hidden states map to its interleaved sequence.
+
+    Attributes:
+        num_tokens: visual tokens, the first rows; the rest are beacons.
+        order: [T] int64, grouped row that stands at each place of the sequence.
+        places: [T] int64, place in the sequence of each grouped row (the inverse of `order`).
+        memory_rope: cosine and sine [1, b, D] of the positions the beacons take in the cache.
+    """
+
+    num_tokens: int
+    order: Tensor
+    places: Tensor
+    memory_rope: tuple[Tensor, Tensor]
+
+    def to(self, device: torch.device, non_blocking: bool = False, **_) -> WindowLayout:
+        """Copy on another device; accelerate's hooks call it where layers lie on several."""
+        order, places, cos, sin = (
+            x.to(device, non_blocking=non_blocking) for x in (self.order, self.places, *self.memory_rope)
+        )
+        return WindowLayout(self.num_tokens, order, places, (cos, sin))
+
+
+def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: WindowLayout | None) -> Tensor:
+    """Apply `ordinary` to every row of x [B, T, ...], but `beacon` to the beacon rows where there is one."""
+    if window is None or beacon is None:
+        return ordinary(x)
+    return torch.cat([ordinary(x[:, : window.num_tokens]), beacon(x[:, window.num_tokens :])], dim=1)
+
+
+class BeaconAttention(Qwen2Attention):
+    """Qwen2 attention whose beacons have projections of their own (`config.beacon_param`; paper section 3.2)."""
+
+    def __init__(self, config: VideoXLConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        for name in "qkvo":
+            twin = None
+            if name in config.beacon_param:
+                base = getattr(self, f"{name}_proj")
+                twin = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None)
+            setattr(self, f"beacon_{name}_proj", twin)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values=None,
+        window: WindowLayout | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of one step.
+
+        Args:
+            hidden_states: [B, T, H], grouped where `window` is given.
+            position_embeddings: cosine and sine [B or 1, T, D], in the same order as the rows.
+            attention_mask: what `build_mask` made for the back end, or None for plain causal.
+            past_key_values: the cache, advanced by this call only for text (a window is compacted by the runner).
+            window: the layout of a window, None for text.
+        """
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = project(hidden_states, self.q_proj, self.beacon_q_proj, window).view(heads).transpose(1, 2)
+        key = project(hidden_states, self.k_proj, self.beacon_k_proj, window).view(heads).transpose(1, 2)
+        value = project(hidden_states, self.v_proj, self.beacon_v_proj, window).view(heads).transpose(1, 2)
+
+        cached: dict = {}
+        if window is not None:
+            beacon_key, beacon_value = key[:, :, window.num_tokens :], value[:, :, window.num_tokens :]
+            cached["beacons"] = (_rotate(beacon_key, *window.memory_rope), beacon_value)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        if window is not None:
+            query, key, value = (x.index_select(2, window.order) for x in (query, key, value))
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx, **cached)
+
+        dropout = self.attention_dropout if self.training else 0.0
+        output, weights = attend(self, query, key, value, attention_mask, dropout, **kwargs)
+        output = output.reshape(*hidden_states.shape[:-1], -1)
+        if window is not None:
+            output = output.index_select(1, window.places)
+        return project(output, self.o_proj, self.beacon_o_proj, window), weights
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE on x [B, N, b, D] with cos, sin [1, b, D]."""
+    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+
+
+class BeaconMLP(Qwen2MLP):
+    """Qwen2's gated MLP; with `mlp` in `beacon_param` beacons have their own up and down projections."""
+
+    def __init__(self, config: VideoXLConfig):
+        super().__init__(config)
+        own = "mlp" in config.beacon_param
+        self.beacon_up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False) if own else None
+        self.beacon_down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False) if own else None
+
+    def forward(self, x: Tensor, window: WindowLayout | None = None) -> Tensor:
+        up = project(x, self.up_proj, self.beacon_up_proj, window)
+        return project(self.act_fn(self.gate_proj(x)) * up, self.down_proj, self.beacon_down_proj, window)
+
+
+class BeaconDecoderLayer(Qwen2DecoderLayer):
+    """A Qwen2 decoder layer that passes the window's layout to its attention and MLP."""
+
+    def __init__(self, config: VideoXLConfig, layer_idx: int):
+        super(Qwen2DecoderLayer, self).__init__()  # not Qwen2's own, which would build layers to be thrown away
+        self.hidden_size = config.hidden_size
+        self.self_attn = BeaconAttention(config, layer_idx)
+        self.mlp = BeaconMLP(config)
+        self.input_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, hidden_states: Tensor, window: WindowLayout | None = None, **kwargs) -> Tensor:
+        """hidden_states [B, T, H] -> [B, T, H]; see `BeaconAttention.forward` for the rest."""
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), window=window, **kwargs)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states), window)

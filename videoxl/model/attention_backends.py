@@ -1,0 +1,110 @@
+"""One entry point for attention that hides the back end.
+
+Every step of Video-XL is plain causal over `[cache, step]`, aligned to the lower right: query i of T sees the first
+`K - T + i + 1` of K keys. transformers' built-in sdpa path assumes the upper left and truncates the keys where no mask
+is given, so the alignment is handled here.
+
+Shape letters: B batch, N query heads, G key/value heads, T queries, K keys, D head dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, **kwargs
+) -> tuple[Tensor, Tensor | None]:
+    """Causal attention, aligned to the lower right.
+
+    Args:
+        module: the attention layer: gives the back end's name, the scaling and the head groups.
+        query: [B, N, T, D]. key, value: [B, G, K, D], already rotated.
+        mask: what `build_mask` made, or None where plain causal attention is meant.
+        dropout: probability, 0 in inference.
+
+    Returns:
+        [B, T, N, D], and the attention weights where the back end gives them (eager).
+    """
+    backend = module.config._attn_implementation
+    if backend == "sdpa":
+        output = _sdpa(query, key, value, mask, module.scaling, dropout)
+        return output.transpose(1, 2), None
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
+    return function(module, query, key, value, mask, dropout=dropout, scaling=module.scaling, **kwargs)
+
+
+def build_mask(
+    backend: str, num_queries: int, num_keys: int, key_mask: Tensor | None, like: Tensor
+) -> Tensor | None:
+    """The mask that a back end needs for lower-right causal attention, or None where it needs none.
+
+    Args:
+        num_queries, num_keys: T and K.
+        key_mask: [B, K], zero for padding; None where no row is padded.
+        like: a tensor with the device and dtype of the hidden states.
+    """
+    if backend == "flash_attention_2":
+        return key_mask
+    if key_mask is None and backend == "sdpa":
+        return None
+    allowed = lower_right_causal(num_queries, num_keys, like.device)[None, None]
+    if key_mask is not None:
+        # A padded query would see nothing and give NaN; it may see itself, nobody reads it.
+        diagonal = torch.eye(num_queries, dtype=torch.bool, device=like.device)
+        allowed = allowed & key_mask[:, None, None, :].bool()
+        allowed[..., num_keys - num_queries :] |= diagonal
+    if backend == "sdpa":
+        return allowed
+    return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill(
+        ~allowed, torch.finfo(like.dtype).min
+    )
+
+
+def lower_right_causal(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """[T, K], True where query i may see key j."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    needs_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if mask is None and num_queries > 1 and num_keys > num_queries:
+        if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+            # The operator behind F.scaled_dot_product_attention; called by name because only here does `is_causal`
+            # mean the lower right. It takes grouped heads as they are.
+            return torch.ops.aten._scaled_dot_product_flash_attention(
+                query, key, value, dropout, True, scale=scaling
+            )[0]
+        if query.device.type == "cpu" and not needs_grad:
+            return _sdpa_in_two(query, key, value, scaling)
+        mask = lower_right_causal(num_queries, num_keys, query.device)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None and num_queries > 1,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _sdpa_in_two(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attend to the cache without a mask and to the step causally, then merge by log-sum-exp.
+
+    On the CPU a lower-right mask would be materialised (T x K) and the fused kernel lost; this needs neither.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+    past = key.shape[2] - query.shape[2]
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    past_out, past_lse = flash(query, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scaling)
+    step_out, step_lse = flash(query, key[:, :, past:], value[:, :, past:], 0.0, True, scale=scaling)
+    share = torch.sigmoid(step_lse - past_lse).unsqueeze(-1)  # weight of the step in the joint softmax
+    return torch.lerp(past_out.float(), step_out.float(), share).to(query.dtype)

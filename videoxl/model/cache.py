@@ -1,0 +1,254 @@
+"""The summary cache: keys and values of prefix, beacons and text, each rotated once and never moved again.
+
+Lengths come in two kinds. The *physical* length counts positions that are stored; RoPE positions and masks use it. The
+*logical* length counts tokens of the expanded prompt (every visual token, no beacon); `generate` slices its prompt
+with it. They differ by the visual tokens that compaction dropped.
+
+Storage is preallocated and shared between forks: a fork costs nothing until two holders both want to write behind the
+same point, then the later one takes a copy of its own. With gradients the cache is functional (concatenation), since
+autograd must see every version.
+
+Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from videoxl.errors import PlanError
+
+_GROWTH_QUANTUM = 2048  # positions; a window of 1440 tokens at ratio 8 needs 1620
+
+
+class _Storage:
+    """Keys and values [B, N, capacity, D] with the layers that read them."""
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        self.keys = keys
+        self.values = values
+        self.holders: weakref.WeakSet[SummaryLayer] = weakref.WeakSet()
+        self.lock = threading.Lock()
+
+
+class SummaryLayer(CacheLayerMixin):
+    """Cache of one decoder layer. `length` positions are stored; what stands behind them is scratch."""
+
+    is_croppable = True
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self, reserved: int = 0):
+        self._storage: _Storage | None = None
+        self._staged: tuple[Tensor, Tensor] | None = None
+        self.length = 0
+        self._extent = 0  # positions in use, scratch included: what another holder must not write over
+        self.reserved = reserved
+        self.is_initialized = False
+
+    # -- what attention sees -------------------------------------------------------------------------------------
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args, beacons: tuple[Tensor, Tensor] | None = None, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        """Add this step's keys and values and return all that its queries may see.
+
+        Args:
+            key_states, value_states: [B, N, T, D], keys rotated to their places in this step.
+            beacons: for a window, its beacons' keys (rotated to their final positions) and values [B, N, b, D]. They
+                are staged; the step's own keys and values stay visible until `compact` replaces them.
+
+        Returns:
+            Keys and values [B, N, M + T, D].
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        keys, values = self._write(key_states, value_states)
+        self._staged = beacons
+        if beacons is None:
+            self.length = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def compact(self) -> None:
+        """Replace the last window by its staged beacons."""
+        if self._staged is None:
+            raise PlanError("compact was called without a window; update the layer with beacons first")
+        keys, values = self._staged
+        self._staged = None
+        self._write(keys, values)
+        self.length += keys.shape[2]
+        self._extent = self.length
+
+    def _write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put keys and values behind `length`; returns the tensors that hold everything up to there."""
+        storage = self._storage
+        start, end = self.length, self.length + keys.shape[2]
+        if torch.is_grad_enabled() and (keys.requires_grad or storage.keys.requires_grad):
+            self._own(
+                torch.cat([storage.keys[:, :, :start], keys], dim=2),
+                torch.cat([storage.values[:, :, :start], values], dim=2),
+            )
+            return self._storage.keys, self._storage.values
+        with storage.lock:
+            behind = any(holder is not self and holder._extent > start for holder in storage.holders)
+            in_place = end <= storage.keys.shape[2] and not behind
+            if in_place:
+                self._extent = end
+        if not in_place:
+            self._reallocate(end)
+            self._extent = end
+            storage = self._storage
+        storage.keys[:, :, start:end] = keys
+        storage.values[:, :, start:end] = values
+        return storage.keys, storage.values
+
+    def _reallocate(self, needed: int) -> None:
+        """Move the stored positions into storage of this layer's own, with room to grow by an eighth."""
+        capacity = max(needed + max(_GROWTH_QUANTUM, needed // 8), self.reserved)
+        old = self._storage
+        batch, heads, _, dim = old.keys.shape
+        keys = old.keys.new_empty(batch, heads, capacity, dim)
+        values = old.values.new_empty(batch, heads, capacity, old.values.shape[3])
+        keys[:, :, : self.length] = old.keys[:, :, : self.length]
+        values[:, :, : self.length] = old.values[:, :, : self.length]
+        self._own(keys, values)
+
+    def _own(self, keys: Tensor, values: Tensor) -> None:
+        if self._storage is not None:
+            self._storage.holders.discard(self)
+        self._storage = _Storage(keys, values)
+        self._storage.holders.add(self)
+        self._extent = self.length
+        self.is_initialized = True
+
+    def fork(self) -> SummaryLayer:
+        """Another layer with the same content; storage is shared until both write."""
+        other = SummaryLayer(self.reserved)
+        other.length = other._extent = self.length
+        other.is_initialized = self.is_initialized
+        if self._storage is not None:
+            other._storage = self._storage
+            with self._storage.lock:
+                self._storage.holders.add(other)
+        return other
+
+    def replace(self, keys: Tensor, values: Tensor) -> None:
+        """Take [B, N, M, D] tensors as the whole content."""
+        self.length = keys.shape[2]
+        self._own(keys, values)
+
+    # -- transformers' cache protocol ----------------------------------------------------------------------------
+
+    @property
+    def keys(self) -> Tensor | None:
+        return None if self._storage is None else self._storage.keys[:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor | None:
+        return None if self._storage is None else self._storage.values[:, :, : self.length]
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        empty = (*key_states.shape[:2], 0, key_states.shape[3])
+        self._own(key_states.new_empty(empty), value_states.new_empty(*empty[:3], value_states.shape[3]))
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.length -= abs(tokens_to_remove)
+        self._extent = self.length
+
+    def reset(self) -> None:
+        self.__init__(self.reserved)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.is_initialized:
+            self.replace(self.keys.repeat_interleave(repeats, dim=0), self.values.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.is_initialized:
+            indices = indices.to(self.keys.device)
+            self.replace(self.keys.index_select(0, indices), self.values.index_select(0, indices))
+
+
+class SummaryCache(Cache):
+    """Key/value cache of one sequence (or of a batch with equal plans) over all decoder layers.
+
+    Attributes:
+        dropped: visual tokens that compaction removed, beacons counted against them: logical - physical length.
+        window_ratios: compression ratio of every window read so far, in order.
+    """
+
+    def __init__(self, num_layers: int, reserved: int = 0):
+        super().__init__(layers=[SummaryLayer(reserved) for _ in range(num_layers)])
+        self.dropped = 0
+        self.window_ratios: list[int] = []
+        self._compacted_length = 0
+
+    def compact(self, num_tokens: int, ratio: int) -> None:
+        """Close a window of `num_tokens` visual tokens: of its positions only the staged beacons stay."""
+        before = self.get_query_offset()
+        for layer in self.layers:
+            layer.compact()
+        self._compacted_length = self.get_query_offset()
+        self.dropped += num_tokens - (self._compacted_length - before)
+        self.window_ratios.append(ratio)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Physical length: positions stored. The next token's RoPE position, and the offset of masks."""
+        return self.layers[layer_idx].get_seq_length()
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Logical length: tokens of the expanded prompt and of the answer so far, beacons not counted."""
+        return self.get_query_offset(layer_idx) + self.dropped
+
+    def fork(self) -> SummaryCache:
+        """A cache with the same content that grows independently of this one; see `SummaryLayer.fork`."""
+        other = SummaryCache(0)
+        other.layers = [layer.fork() for layer in self.layers]
+        other.dropped = self.dropped
+        other.window_ratios = list(self.window_ratios)
+        other._compacted_length = self._compacted_length
+        return other
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last `-tokens_to_remove` tokens; only text behind the last window can be removed."""
+        if tokens_to_remove > 0:
+            raise PlanError(f"crop({tokens_to_remove}): give the number of tokens to remove as a negative number")
+        removable = self.get_query_offset() - self._compacted_length
+        if -tokens_to_remove > removable:
+            raise PlanError(f"crop({tokens_to_remove}): only {removable} tokens stand behind the last window")
+        super().crop(tokens_to_remove)
+
+    def reserve(self, positions: int) -> None:
+        """Allocate room for `positions` in all when storage is next needed, so that it need not grow step by step."""
+        for layer in self.layers:
+            layer.reserved = max(layer.reserved, positions)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the stored positions (not of the room kept for more)."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for layer in self.layers
+            if layer.is_initialized
+            for tensor in (layer.keys, layer.values)
+        )

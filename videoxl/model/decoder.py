@@ -1,0 +1,119 @@
+"""The decoder with its visual front end (`model.*` of a checkpoint): one step of text or of one window.
+
+Shape letters: B batch, t tokens of a step without beacons, b beacons, H hidden size.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2Model,
+    Qwen2RMSNorm,
+    Qwen2RotaryEmbedding,
+)
+
+from videoxl.model.attention import BeaconDecoderLayer, WindowLayout
+from videoxl.model.attention_backends import build_mask
+from videoxl.model.cache import SummaryCache
+from videoxl.model.configuration import VideoXLConfig, check_config
+from videoxl.model.plan import WindowStep
+from videoxl.model.projector import build_projector
+from videoxl.model.vision_tower import build_vision_tower
+
+
+class VideoXLModel(Qwen2Model):
+    """Qwen2's decoder with beacon projections, a beacon embedding, a vision tower and a projector.
+
+    `forward` is Qwen2's own and serves text; `text_step` and `window_step` advance a `SummaryCache`.
+    """
+
+    config: VideoXLConfig
+    _no_split_modules = ["BeaconDecoderLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+
+    def __init__(self, config: VideoXLConfig):
+        check_config(config)
+        super(Qwen2Model, self).__init__(config)  # Qwen2Model would build plain layers only to be replaced
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.beacon_embed_tokens = nn.Embedding(1, config.hidden_size)
+        self.layers = nn.ModuleList(
+            [BeaconDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
+        )
+        self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = Qwen2RotaryEmbedding(config=config)
+        self.gradient_checkpointing = False
+        self.has_sliding_layers = False
+        self.vision_tower = build_vision_tower(config)
+        self.mm_projector = build_projector(config) if self.vision_tower is not None else None
+        self.post_init()
+
+    def text_step(
+        self, embeds: Tensor, cache: SummaryCache, position_ids: Tensor | None = None, key_mask: Tensor | None = None
+    ) -> Tensor:
+        """Read text and append it to the cache.
+
+        Args:
+            embeds: [B, t, H].
+            position_ids: [B, t] physical positions; None: they follow on the cache.
+            key_mask: [B, M + t], zero where a position is padding; None where none is.
+
+        Returns:
+            Hidden states [B, t, H] after the final norm.
+        """
+        stored = cache.get_query_offset()
+        if position_ids is None:
+            position_ids = stored + torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
+        return self._run(embeds, position_ids, cache, build_mask(
+            self.config._attn_implementation, embeds.shape[1], stored + embeds.shape[1], key_mask, embeds
+        ))
+
+    def window_step(self, visual: Tensor, cache: SummaryCache, step: WindowStep) -> Tensor:
+        """Read one window, then leave in the cache what the plan says: its beacons, or all of it for ratio 0.
+
+        Args:
+            visual: [B, t, H], the projected visual tokens of `step`.
+
+        Returns:
+            Hidden states [B, t, H] of the visual tokens, after the final norm.
+        """
+        if step.ratio == 0:
+            hidden = self.text_step(visual, cache)
+            cache.window_ratios.append(0)
+            return hidden
+        batch, num_tokens, _ = visual.shape
+        beacons = self.beacon_embed_tokens.weight.to(visual.dtype).expand(batch, step.num_beacons, -1)
+        grouped = torch.cat([visual, beacons.to(visual.device)], dim=1)
+        order, places = _window_indices(num_tokens, step.ratio, step.carry, grouped.device)
+        stored = cache.get_query_offset()
+        in_memory = stored + torch.arange(step.num_beacons, device=grouped.device).unsqueeze(0)
+        window = WindowLayout(num_tokens, order, places, self.rotary_emb(grouped, in_memory))
+        mask = build_mask(
+            self.config._attn_implementation, len(places), stored + len(places), None, grouped
+        )
+        hidden = self._run(grouped, (stored + places).unsqueeze(0), cache, mask, window=window)
+        cache.compact(num_tokens, step.ratio)
+        return hidden[:, :num_tokens]
+
+    def _run(self, embeds: Tensor, position_ids: Tensor, cache: SummaryCache, mask: Tensor | None, **kwargs) -> Tensor:
+        # A mask given by layer type is taken as it is; otherwise Qwen2Model would build one of its own.
+        return self(
+            inputs_embeds=embeds,
+            attention_mask={"full_attention": mask},
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            **kwargs,
+        ).last_hidden_state
+
+
+@lru_cache(maxsize=64)
+def _window_indices(num_tokens: int, ratio: int, carry: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`order` and `places` of a window's layout. Kept, since all full windows of a video share them."""
+    step = WindowStep(0, num_tokens, ratio, carry)
+    with torch.inference_mode(False):  # an inference tensor kept here could not be used in training
+        places = torch.tensor(step.token_places() + step.beacon_places(), device=device)
+        return places.argsort(), places

@@ -1,0 +1,196 @@
+"""`generate`, `summarize` and what ties a summarised sequence to transformers' generation loop.
+
+The prompt is read up to the text behind its last visual region by the runner; the rest, and every new token, is
+ordinary Qwen2 decoding on the `SummaryCache`, driven by transformers.
+
+Shape letters: B batch, L tokens of the expanded prompt, t tokens of a step.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+from transformers.generation.utils import GenerateOutput
+
+from videoxl.constants import IMAGE_TOKEN_INDEX
+from videoxl.errors import PromptError
+from videoxl.model.cache import SummaryCache
+from videoxl.model.prompt import Prompt, pad_rows, split_prompt
+from videoxl.model.runner import Progress, arrange_regions, check_finite, make_chooser, read_context
+
+if TYPE_CHECKING:
+    from videoxl.model.memory import VideoMemory
+
+ROOM_FOR_TEXT = 2048  # positions reserved behind a summary for the question and its answer
+
+
+class VideoXLGenerationMixin(GenerationMixin):
+    """Adds visual inputs and video memories to `GenerationMixin`."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *args,
+        images: Sequence[Tensor] | Tensor | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        modalities: Sequence[str] | None = None,
+        beacon_skip_first: int | None = None,
+        beacon_skip_last: int | None = None,
+        memory: VideoMemory | None = None,
+        progress: Progress | None = None,
+        **kwargs,
+    ) -> GenerateOutput | Tensor:
+        """Answer prompts that hold visual regions.
+
+        Args:
+            inputs: [B, L'] int64 with `IMAGE_TOKEN_INDEX` once for each region (or as `input_ids=`).
+            images, modalities: as in `forward`.
+            beacon_skip_first, beacon_skip_last: first visual token and first token behind the region. Found from the
+                placeholder; given ones are checked against it.
+            memory: a `VideoMemory` that stands for the first region; `images` then holds the later ones only.
+            progress: called with numbers of frames as they are read.
+            **kwargs: every argument of transformers' `generate`.
+
+        Returns:
+            What transformers returns; `sequences` begin with the expanded prompt, each visual token written as id
+            `vocab_size - 1`. Rows with shorter text behind the last region are padded at that text's start.
+
+        Raises:
+            PromptError, BatchError, PlanError: see `split_prompt`, `arrange_regions` and `RatioChooser`.
+        """
+        input_ids = kwargs.pop("input_ids", inputs)
+        attention_mask = kwargs.pop("attention_mask", None)
+        if images is None and memory is None:
+            if input_ids is not None and (input_ids == IMAGE_TOKEN_INDEX).any():
+                raise PromptError("the prompt holds an <image> placeholder, but neither `images` nor `memory` was given")
+            return super().generate(input_ids, *args, attention_mask=attention_mask, **kwargs)
+        if kwargs.pop("use_cache", True) is False:
+            warnings.warn("use_cache=False is ignored: a summarised video exists only as a cache", stacklevel=2)
+
+        prompt = split_prompt(input_ids.to(self.model.embed_tokens.weight.device), attention_mask)
+        if prompt.num_regions == 0:
+            raise PromptError("`images` or `memory` was given, but the prompt holds no <image> placeholder")
+        if memory is not None:
+            memory.check_prompt(self, prompt)
+        regions = arrange_regions(
+            [] if images is None else images, modalities, len(input_ids),
+            prompt.num_regions - (memory is not None), self.model,
+        )
+        lengths = [region.length(self.model) for region in regions]
+        if memory is not None:
+            lengths.insert(0, memory.num_visual_tokens)
+        _check_skip(prompt, lengths, beacon_skip_first, beacon_skip_last)
+
+        total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
+        chooser = make_chooser(self.config, total)
+        if memory is not None:
+            cache = memory.close_on_fork(self)
+            rest = Prompt(prompt.texts[1:], prompt.suffixes)
+        else:
+            cache, rest = SummaryCache(len(self.model.layers)), prompt
+            if len(chooser.ratios) == 1:
+                ratio = chooser.ratios[0]
+                kept = sum(lengths) // ratio if ratio else sum(lengths)
+                cache.reserve(total - sum(lengths) + kept + 2 * self.config.beacon_window + ROOM_FOR_TEXT)
+        hidden = None
+        for hidden in read_context(self.model, rest, regions, cache, chooser, progress):
+            pass
+        if hidden is not None:
+            check_finite(hidden, cache)
+
+        expanded, mask = self._expand_prompt(prompt, lengths)
+        kwargs.setdefault("pad_token_id", self.generation_config.pad_token_id)
+        if kwargs["pad_token_id"] is None:
+            kwargs["pad_token_id"] = _first(self.generation_config.eos_token_id)
+        return super().generate(expanded, *args, attention_mask=mask, past_key_values=cache, use_cache=True, **kwargs)
+
+    def summarize(
+        self,
+        frames: Tensor | Iterable,
+        prefix_ids: Tensor | Sequence[int],
+        ratio: int | None = None,
+        progress: Progress | None = None,
+    ) -> VideoMemory:
+        """Read a video once, to be asked about any number of times.
+
+        Args:
+            frames: pixel values [F, 3, S, S], an iterable of such chunks, or a stream of `FrameChunk`s
+                (`videoxl.video.stream_frames`), which is preprocessed on the model's device and gives timestamps.
+            prefix_ids: [P] or [1, P] ids of the text before the video, without the placeholder.
+            ratio: compression ratio; None: `config.beacon_ratio`.
+            progress: called with numbers of frames as they are read.
+
+        Returns:
+            A `VideoMemory` that grows with `extend`, answers through `generate(..., memory=...)` and can be saved.
+        """
+        from videoxl.model.memory import VideoMemory
+
+        memory = VideoMemory.start(self, prefix_ids, ratio)
+        memory.extend(frames, progress)
+        return memory
+
+    def _expand_prompt(self, prompt: Prompt, lengths: list[int]) -> tuple[Tensor, Tensor]:
+        """Expanded ids [B, L] with `vocab_size - 1` for visual tokens, and their mask [B, L]."""
+        visual_id = self.config.vocab_size - 1
+        suffix, suffix_mask = pad_rows(prompt.suffixes, visual_id, "left")
+        pieces = []
+        for text, length in zip(prompt.texts, lengths):
+            pieces += [text, text.new_full((len(text), length), visual_id)]
+        expanded = torch.cat([*pieces, suffix], dim=1)
+        mask = torch.ones_like(expanded)
+        if suffix_mask is not None:
+            mask[:, -suffix.shape[1] :] = suffix_mask
+        return expanded, mask
+
+    # -- hooks of transformers' generation loop ------------------------------------------------------------------
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> Tensor:
+        """Positions count what is stored, not the expanded prompt; only those of the text still to be read are made."""
+        cache = model_kwargs.get("past_key_values")
+        if not isinstance(cache, SummaryCache):
+            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        mask = model_kwargs["attention_mask"]
+        positions = (mask.long().cumsum(-1) - 1 - cache.dropped).clamp(min=0)
+        return positions[:, cache.get_seq_length() :]
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values=None, attention_mask=None, **kwargs):
+        """The mask handed to `forward` covers the stored positions: its newest columns, since only visual tokens,
+        which are never padding, were dropped."""
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
+        )
+        if isinstance(past_key_values, SummaryCache) and model_inputs.get("attention_mask") is not None:
+            stored = past_key_values.get_query_offset() + model_inputs["input_ids"].shape[1]
+            model_inputs["attention_mask"] = model_inputs["attention_mask"][:, -stored:]
+        return model_inputs
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None,
+                                      **model_kwargs):
+        """Beams and several answers a prompt need the cache repeated like the prompt."""
+        cache = model_kwargs.get("past_key_values")
+        if isinstance(cache, SummaryCache) and expand_size > 1:
+            cache.batch_repeat_interleave(expand_size)
+        return super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+
+
+def _check_skip(prompt: Prompt, lengths: list[int], first: int | None, last: int | None) -> None:
+    found = prompt.texts[0].shape[1]
+    if first is not None and first != found:
+        raise PromptError(f"beacon_skip_first is {first}, but the placeholder stands at {found}; leave it out")
+    if last is not None and prompt.num_regions == 1 and last != found + lengths[0]:
+        raise PromptError(
+            f"beacon_skip_last is {last}, but the visual tokens end at {found + lengths[0]} ({found} before them, "
+            f"{lengths[0]} of them); leave it out"
+        )
+
+
+def _first(value: int | list[int] | None) -> int | None:
+    return value[0] if isinstance(value, list) else value

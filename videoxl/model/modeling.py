@@ -1,0 +1,151 @@
+"""Video-XL, composed: encode, project, pool, summarise, decode.
+
+The class carries the published architecture's name, so that published checkpoints load as they are and saved ones read
+like published ones.
+
+Shape letters: B batch, L tokens of a prompt with one placeholder a region, t tokens of a step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen2ForCausalLM
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from videoxl.errors import PromptError
+from videoxl.model.cache import SummaryCache
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.decoder import VideoXLModel
+from videoxl.model.generation import VideoXLGenerationMixin
+from videoxl.model.loading import CheckpointLoadingMixin
+from videoxl.model.prompt import pad_rows, shifted_labels, split_prompt
+from videoxl.model.runner import arrange_regions, make_chooser, read_context
+
+LOGITS_CHUNK = 1024  # rows of logits made at once for the loss: 0.6 GB at a vocabulary of 152,000 in fp32
+
+
+class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2ForCausalLM):
+    """Video-XL: a Qwen2 decoder that reads video through visual summary tokens ("beacons")."""
+
+    config: VideoXLConfig
+    config_class = VideoXLConfig
+    model: VideoXLModel
+
+    def __init__(self, config: VideoXLConfig):
+        super(Qwen2ForCausalLM, self).__init__(config)  # Qwen2ForCausalLM would build a plain Qwen2Model first
+        self.model = VideoXLModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_vision_tower(self) -> nn.Module | None:
+        return self.model.vision_tower
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        images: Sequence[Tensor] | Tensor | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        modalities: Sequence[str] | None = None,
+        ratio_seed: int | Sequence[int] = 42,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Loss or logits of a batch of prompts.
+
+        Args:
+            input_ids: [B, L] int64, `IMAGE_TOKEN_INDEX` once for each visual region.
+            attention_mask: [B, L], zero for padding, which may stand anywhere.
+            labels: [B, L] int64 (the value at a placeholder is ignored), `IGNORE_INDEX` where nothing is learnt.
+            images: flat list, row by row, of pixel values [frames or views, 3, S, S].
+            image_sizes: accepted for compatibility; `unires` and `flat` do not need them.
+            modalities: `video` or `image` for each of `images`.
+            ratio_seed: seed of the draws where `config.beacon_ratio` holds several ratios.
+            logits_to_keep: as in transformers; with `images` it counts within the text behind the last region.
+
+        Returns:
+            `loss` with labels: the sum over labelled tokens divided by their number (or by `num_items_in_batch`).
+            `logits` without labels: [B, t, V], of the text behind the last region where there are images (rows
+            shorter than the longest are padded on the right). `past_key_values` holds the summarised sequence.
+        """
+        if images is None:
+            if input_ids is not None and input_ids.shape[1] > 1 and (input_ids == IMAGE_TOKEN_INDEX).any():
+                raise PromptError("the prompt holds an <image> placeholder, but no `images` were given")
+            return self._forward_text(
+                input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, labels, use_cache,
+                logits_to_keep, kwargs,
+            )
+        if past_key_values is not None or inputs_embeds is not None:
+            raise PromptError("images go with input_ids and a fresh cache; leave past_key_values and inputs_embeds out")
+
+        model = self.model
+        prompt = split_prompt(input_ids.to(model.embed_tokens.weight.device), attention_mask, labels)
+        regions = arrange_regions(images, modalities, len(input_ids), prompt.num_regions, model)
+        lengths = [region.length(model) for region in regions]
+        total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
+        cache = SummaryCache(len(model.layers))
+        chooser = make_chooser(self.config, total, seed=ratio_seed)
+
+        targets = None if labels is None else torch.cat(shifted_labels(prompt, lengths), dim=1)
+        loss, read = 0.0, 0
+        for hidden in read_context(model, prompt, regions, cache, chooser):
+            if targets is not None:
+                loss = loss + self._sum_loss(hidden, targets[:, read : read + hidden.shape[1]])
+                read += hidden.shape[1]
+        suffix, _ = pad_rows(prompt.suffixes, 0, "right")
+        hidden = model.text_step(model.embed_tokens(suffix), cache)
+        if targets is None:
+            return CausalLMOutputWithPast(
+                logits=self.lm_head(_keep(hidden, logits_to_keep)), past_key_values=cache
+            )
+        loss = loss + self._sum_loss(hidden, targets[:, read:])
+        count = kwargs.get("num_items_in_batch")
+        if count is None:
+            count = (targets != IGNORE_INDEX).sum().clamp(min=1)
+        return CausalLMOutputWithPast(loss=loss / count, past_key_values=cache)
+
+    def _sum_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy summed over the labelled tokens; hidden [B, t, H], targets [B, t] already shifted.
+
+        Only labelled rows are turned into logits, and never all at once: most of a long video has none.
+        """
+        rows = hidden[targets.to(hidden.device) != IGNORE_INDEX]
+        wanted = targets[targets != IGNORE_INDEX].to(hidden.device)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        for part, goal in zip(rows.split(LOGITS_CHUNK), wanted.split(LOGITS_CHUNK)):
+            loss = loss + F.cross_entropy(self.lm_head(part).float(), goal.to(part.device), reduction="sum")
+        return loss
+
+    def _forward_text(
+        self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, labels, use_cache,
+        logits_to_keep, kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Text alone: plain Qwen2 on any cache, or text behind a summarised sequence on a `SummaryCache`."""
+        if not isinstance(past_key_values, SummaryCache):
+            return super().forward(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+                past_key_values=past_key_values, inputs_embeds=inputs_embeds, labels=labels, use_cache=use_cache,
+                logits_to_keep=logits_to_keep, **kwargs,
+            )
+        embeds = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.model.text_step(embeds, past_key_values, position_ids, attention_mask)
+        return CausalLMOutputWithPast(
+            logits=self.lm_head(_keep(hidden, logits_to_keep)), past_key_values=past_key_values
+        )
+
+
+def _keep(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    return hidden[:, rows]

@@ -1,0 +1,62 @@
+"""OpenCLIP vision towers (`mm_vision_tower = "open_clip_hub:ViT-..."`); needs the extra `open-clip`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from videoxl.errors import ConfigError, MissingDependencyError
+
+
+class OpenCLIPVisionTower(nn.Module):
+    """The visual transformer of an OpenCLIP model, run only as far as the selected layer.
+
+    Same interface as `CLIPVisionTower`. Weights come from the checkpoint (`vision_tower.*` are OpenCLIP's own names).
+
+    Args:
+        name: an architecture that OpenCLIP knows (`ViT-L-14-336`, ...), or `hf-hub:` and a hub id.
+        select_layer: index into the hidden states, -2: all residual blocks but the last.
+    """
+
+    def __init__(self, name: str, select_layer: int = -2):
+        super().__init__()
+        try:
+            import open_clip
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"vision tower 'open_clip_hub:{name}' needs OpenCLIP: pip install 'videoxl[open-clip]'"
+            ) from error
+        known = open_clip.list_models()
+        if name not in known and not name.startswith("hf-hub:"):
+            raise ConfigError(f"OpenCLIP has no model {name!r}; it has {', '.join(known[:5])}, ... ({len(known)} names)")
+        visual = open_clip.create_model(name, pretrained=None).visual
+        if not isinstance(visual, open_clip.transformer.VisionTransformer):
+            raise ConfigError(f"OpenCLIP model {name!r} has a {type(visual).__name__}; only plain ViT towers work here")
+        visual.proj = None  # the projection to the text space is not used; without it its weight is no parameter
+        blocks = len(visual.transformer.resblocks)
+        if not -(blocks + 1) <= select_layer <= blocks:
+            raise ConfigError(f"mm_vision_select_layer is {select_layer}; the tower has {blocks} layers")
+        self.vision_tower = visual
+        self.num_layers_run = select_layer if select_layer >= 0 else blocks + 1 + select_layer
+        self.hidden_size = visual.conv1.out_channels
+        self.image_size = visual.image_size[0]
+        self.num_patches = visual.grid_size[0] * visual.grid_size[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vision_tower.conv1.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.vision_tower.conv1.weight.device
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels [F, 3, S, S], any float dtype -> features [F, P, C] in the tower's dtype, class token dropped."""
+        visual = self.vision_tower
+        patches = visual.conv1(pixels.to(self.device, self.dtype)).flatten(2).transpose(1, 2)
+        class_token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
+        hidden = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+        hidden = visual.ln_pre(hidden)
+        for block in visual.transformer.resblocks[: self.num_layers_run]:
+            hidden = block(hidden)
+        return hidden[:, 1:]

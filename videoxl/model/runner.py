@@ -1,0 +1,209 @@
+"""The loop over a prompt: text steps, windows of visual regions, text again. It advances the cache; no layer does.
+
+Nothing here survives a call but the objects handed in, so any number of videos can be in flight on one model.
+
+Shape letters: B batch, t tokens, H hidden size, F frames or views, S pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videoxl.errors import BatchError, PromptError, UnsummarisedTokensWarning, VideoXLError
+from videoxl.model.cache import SummaryCache
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.decoder import VideoXLModel
+from videoxl.model.plan import RatioChooser, RegionPlanner
+from videoxl.model.pooling import merge_views, pool_video, visual_length
+from videoxl.model.prompt import Prompt
+
+FRAMES_PER_CHUNK = {"cpu": 8, "cuda": 40}
+"""Frames that go through the vision tower at once. Larger gives nothing: a ViT-L layer is full with 20 frames."""
+
+Progress = Callable[[int], None]
+"""Called with the number of frames read since the last call."""
+
+
+@dataclass
+class Region:
+    """The pixels of one visual region in every row of a batch.
+
+    Attributes:
+        pixels: a row each, [F, 3, S, S]; the same F in every row.
+        modality: `video` or `image`.
+    """
+
+    pixels: list[Tensor]
+    modality: str
+
+    def length(self, model: VideoXLModel) -> int:
+        """Visual tokens of the region."""
+        return visual_length(len(self.pixels[0]), model.vision_tower.num_patches, self.modality, model.config)
+
+
+def arrange_regions(images: Sequence[Tensor] | Tensor, modalities: Sequence[str] | None, num_rows: int,
+                    num_regions: int, model: VideoXLModel) -> list[Region]:
+    """Give each placeholder of each row its pixels; `images` is flat, row by row.
+
+    Args:
+        images: pixel values [F, 3, S, S] (a video, or the views of a picture) or [3, S, S].
+        modalities: `video` or `image` for each of `images`; one entry serves all; None: `image`.
+
+    Raises:
+        PromptError: numbers that do not match, an unknown modality, pixels of another shape.
+        BatchError: rows whose regions differ in kind or visual length.
+    """
+    images = [image.unsqueeze(0) if image.dim() == 3 else image for image in images]
+    expected = num_rows * num_regions
+    if len(images) != expected:
+        raise PromptError(
+            f"the prompt has {num_regions} <image> placeholder(s) in each of {num_rows} row(s), so {expected} visual "
+            f"input(s) are needed; `images` holds {len(images)}"
+        )
+    modalities = list(modalities) if modalities is not None else ["image"]
+    if len(modalities) == 1:
+        modalities = modalities * expected
+    if len(modalities) != expected:
+        raise PromptError(f"`modalities` has {len(modalities)} entries for {expected} visual input(s); give one or each")
+    size = model.vision_tower.image_size
+    for image, modality in zip(images, modalities):
+        if modality not in ("video", "image"):
+            raise PromptError(f"modality {modality!r} is not known; use 'video' or 'image'")
+        if image.dim() != 4 or image.shape[1:] != (3, size, size):
+            raise PromptError(
+                f"pixel values must be [frames, 3, {size}, {size}]; got {list(image.shape)}. "
+                "Use image_processor.preprocess or process_images"
+            )
+        if not len(image):
+            raise PromptError("a visual input has no frames; give at least one")
+    regions = []
+    for index in range(num_regions):
+        pixels, kinds = images[index::num_regions], modalities[index::num_regions]
+        lengths = [visual_length(len(p), model.vision_tower.num_patches, k, model.config) for p, k in zip(pixels, kinds)]
+        if len(set(lengths)) > 1 or len(set(kinds)) > 1:
+            raise BatchError(
+                f"rows of a batch need visual regions of one kind and equal length; region {index} is {kinds} with "
+                f"{lengths} visual tokens. Send the rows one by one, or group them by length"
+            )
+        regions.append(Region(pixels, kinds[0]))
+    return regions
+
+
+def make_chooser(config: VideoXLConfig, sequence_length: int | None, ratio: int | None = None,
+                 seed: int | Sequence[int] = 42) -> RatioChooser:
+    """The ratio chooser of one sequence; `ratio` overrides `config.beacon_ratio`."""
+    ratios = config.active_ratios if ratio is None else [ratio]
+    return RatioChooser(
+        ratios, config.beacon_ratio_mix, config.beacon_window, config.max_position_embeddings, sequence_length, seed
+    )
+
+
+def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
+    """Vision tower and projector: [F, 3, S, S] on any device -> [F, P, H] where the decoder's embeddings lie."""
+    features = model.mm_projector(model.vision_tower(pixels))
+    return features.to(model.embed_tokens.weight.device)
+
+
+def iter_features(model: VideoXLModel, region: Region, progress: Progress | None = None) -> Iterator[Tensor]:
+    """Visual tokens of a region, [B, t, H] at a time; a video comes in chunks of frames, a picture whole."""
+    frames = len(region.pixels[0])
+    if region.modality == "image":
+        yield torch.stack([merge_views(encode_frames(model, views), model.config) for views in region.pixels])
+        return
+    chunk = FRAMES_PER_CHUNK.get(model.vision_tower.device.type, 8)
+    for start in range(0, frames, chunk):
+        rows = [pool_video(encode_frames(model, row[start : start + chunk]), model.config) for row in region.pixels]
+        yield torch.stack(rows)
+        if progress is not None:
+            progress(min(chunk, frames - start))
+
+
+class RegionReader:
+    """Reads one visual region window by window, however its tokens arrive.
+
+    Attributes:
+        pending: [B, n, H] visual tokens that do not fill a window yet, n < window.
+    """
+
+    def __init__(self, model: VideoXLModel, cache: SummaryCache, chooser: RatioChooser):
+        self.model = model
+        self.cache = cache
+        self.planner = RegionPlanner(model.config.beacon_window, chooser)
+        self.pending: Tensor | None = None
+
+    def push(self, features: Tensor) -> Iterator[Tensor]:
+        """Take [B, t, H] visual tokens, read every window they fill; yields the hidden states of each."""
+        if self.pending is not None:
+            features = torch.cat([self.pending, features], dim=1)
+        window = self.planner.window
+        while features.shape[1] >= window:
+            yield self._read(features[:, :window])
+            features = features[:, window:]
+        self.pending = features.clone() if features.shape[1] else None
+
+    def close(self) -> Iterator[Tensor]:
+        """Read the last, partial window, and say what stays unsummarised."""
+        if self.pending is not None:
+            yield self._read(self.pending)
+            self.pending = None
+        if self.planner.carry:
+            warnings.warn(
+                f"{self.planner.carry} visual token(s) at the end of a region of {self.planner.position} are not "
+                "summarised: the compression ratio does not divide the region",
+                UnsummarisedTokensWarning,
+                stacklevel=2,
+            )
+
+    def fork(self, cache: SummaryCache) -> RegionReader:
+        """A reader that goes on from here on another cache, without moving this one."""
+        other = copy.copy(self)
+        other.cache = cache
+        other.planner = self.planner.fork()
+        return other
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        return self.model.window_step(tokens, self.cache, self.planner.next_window(tokens.shape[1]))
+
+
+def read_context(
+    model: VideoXLModel,
+    prompt: Prompt,
+    regions: Iterable[Region],
+    cache: SummaryCache,
+    chooser: RatioChooser,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """Read everything before the suffix; yields hidden states [B, t, H] of the expanded tokens, step by step."""
+    for text, region in zip(prompt.texts, regions):
+        if text.shape[1]:
+            yield model.text_step(model.embed_tokens(text), cache)
+        reader = RegionReader(model, cache, chooser)
+        for features in iter_features(model, region, progress):
+            yield from reader.push(features)
+        yield from reader.close()
+
+
+class NonFiniteError(VideoXLError, ArithmeticError):
+    """The decoder produced infinities or NaN."""
+
+
+def check_finite(hidden: Tensor, cache: SummaryCache) -> None:
+    """Raise `NonFiniteError` naming the first layer whose keys or values are not finite."""
+    if torch.isfinite(hidden[:, -1]).all():
+        return
+    for index, layer in enumerate(cache.layers):
+        if not (torch.isfinite(layer.keys).all() and torch.isfinite(layer.values).all()):
+            where = f"the input of decoder layer {index}"
+            break
+    else:
+        where = "the output of the last decoder layer"
+    raise NonFiniteError(
+        f"NaN or infinity in {where} ({hidden.dtype}). Load the model with torch_dtype=torch.bfloat16 (or float32); "
+        "if it stays, the checkpoint's weights are damaged"
+    )

@@ -1,0 +1,137 @@
+"""Vision towers behind one small interface: pixels in, patch features out.
+
+A tower is a module with `hidden_size`, `image_size`, `num_patches` and a `forward(pixels) -> features`. Parameters keep
+the names of the published checkpoints (`model.vision_tower.vision_tower.vision_model.*`).
+
+Shape letters: F frames or views, P patches (24 x 24 for ViT-L/14 at 336), C channels of the tower.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from videoxl.errors import CheckpointError, ConfigError
+from videoxl.model.configuration import VideoXLConfig
+
+OPEN_CLIP_PREFIX = "open_clip_hub:"
+
+# OpenAI's ViT-L/14 trained at 336 pixels, under the names that checkpoints give it.
+_VIT_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+_KNOWN_TOWERS = {"clip-vit-large-patch14-336": _VIT_L_336}
+
+
+class CLIPVisionTower(nn.Module):
+    """transformers' CLIP encoder, run only as far as the selected layer.
+
+    Args:
+        config: the tower's own configuration.
+        select_layer: index into the hidden states as transformers counts them (-2: all layers but the last).
+        select_feature: `patch` drops the class token, `cls_patch` keeps it.
+    """
+
+    def __init__(self, config: CLIPVisionConfig, select_layer: int = -2, select_feature: str = "patch"):
+        super().__init__()
+        layers = config.num_hidden_layers
+        if not -(layers + 1) <= select_layer <= layers:
+            raise ConfigError(f"mm_vision_select_layer is {select_layer}; the tower has {layers} layers")
+        self.config = config
+        self.num_layers_run = select_layer if select_layer >= 0 else layers + 1 + select_layer
+        self.select_feature = select_feature
+        # A bare container, so that parameter names keep the `vision_model.` part that transformers 5 dropped.
+        self.vision_tower = nn.Module()
+        self.vision_tower.vision_model = CLIPVisionModel(config)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def image_size(self) -> int:
+        return self.config.image_size
+
+    @property
+    def num_patches(self) -> int:
+        return (self.config.image_size // self.config.patch_size) ** 2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vision_tower.vision_model.embeddings.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.vision_tower.vision_model.embeddings.patch_embedding.weight.device
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels [F, 3, S, S], any float dtype -> features [F, P, C] in the tower's dtype."""
+        clip = self.vision_tower.vision_model
+        hidden = clip.pre_layrnorm(clip.embeddings(pixels.to(self.device, self.dtype)))
+        for layer in clip.encoder.layers[: self.num_layers_run]:
+            hidden = layer(hidden, None)
+        return hidden[:, 1:] if self.select_feature == "patch" else hidden
+
+
+def build_vision_tower(config: VideoXLConfig) -> nn.Module | None:
+    """The tower that a configuration names, with random weights; None where it names none (a bare Qwen2)."""
+    name = config.mm_vision_tower
+    if name is None and config.mm_vision_config is None:
+        return None
+    if name is not None and name.startswith(OPEN_CLIP_PREFIX):
+        from videoxl.model.open_clip_tower import OpenCLIPVisionTower
+
+        return OpenCLIPVisionTower(name[len(OPEN_CLIP_PREFIX) :], config.mm_vision_select_layer)
+    return CLIPVisionTower(
+        resolve_vision_config(config), config.mm_vision_select_layer, config.mm_vision_select_feature
+    )
+
+
+def resolve_vision_config(config: VideoXLConfig) -> CLIPVisionConfig:
+    """Find the tower's configuration (DESIGN 4).
+
+    Stored in the checkpoint itself; else, of `mm_vision_tower`: an existing local path, a folder of that name beside
+    the checkpoint, the known architecture by name, a hub id.
+    """
+    if config.mm_vision_config is not None:
+        return CLIPVisionConfig(**config.mm_vision_config)
+    name = config.mm_vision_tower
+    folder = find_tower_folder(config)
+    if folder is not None:
+        return _read_vision_config(str(folder))
+    known = _KNOWN_TOWERS.get(Path(name).name)
+    if known is not None:
+        return CLIPVisionConfig(**known)
+    try:
+        return _read_vision_config(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"vision tower {name!r}: no such folder here or beside the checkpoint, not one of the known architectures "
+            f"({', '.join(_KNOWN_TOWERS)}), and the hub does not give it. Put the tower's folder beside the checkpoint, "
+            "or its configuration under 'mm_vision_config' in config.json"
+        ) from error
+
+
+def find_tower_folder(config: VideoXLConfig) -> Path | None:
+    """The local folder of the tower: its path as stored, or a folder of that name in or beside the checkpoint."""
+    if not config.mm_vision_tower:
+        return None
+    stored = Path(config.mm_vision_tower)
+    candidates = [stored]
+    if config.name_or_path:
+        checkpoint = Path(config.name_or_path).resolve()
+        candidates += [checkpoint / stored.name, checkpoint.parent / stored.name]
+    return next((path for path in candidates if (path / "config.json").is_file()), None)
+
+
+def _read_vision_config(name: str) -> CLIPVisionConfig:
+    return CLIPVisionConfig.from_pretrained(name)

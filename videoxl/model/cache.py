@@ -110,13 +110,7 @@ class SummaryLayer(CacheLayerMixin):
     def _reallocate(self, needed: int) -> None:
         """Move the stored positions into storage of this layer's own, with room to grow by an eighth."""
         capacity = max(needed + max(_GROWTH_QUANTUM, needed // 8), self.reserved)
-        old = self._storage
-        batch, heads, _, dim = old.keys.shape
-        keys = old.keys.new_empty(batch, heads, capacity, dim)
-        values = old.values.new_empty(batch, heads, capacity, old.values.shape[3])
-        keys[:, :, : self.length] = old.keys[:, :, : self.length]
-        values[:, :, : self.length] = old.values[:, :, : self.length]
-        self._own(keys, values)
+        self._own(*(_resized(old, self.length, capacity) for old in (self._storage.keys, self._storage.values)))
 
     def _own(self, keys: Tensor, values: Tensor) -> None:
         if self._storage is not None:
@@ -138,9 +132,9 @@ class SummaryLayer(CacheLayerMixin):
         return other
 
     def replace(self, keys: Tensor, values: Tensor) -> None:
-        """Take [B, N, M, D] tensors as the whole content."""
+        """Take a copy of [B, N, M, D] tensors as the whole content."""
         self.length = keys.shape[2]
-        self._own(keys, values)
+        self._own(*(_resized(new, self.length, self.length) for new in (keys, values)))
 
     # -- transformers' cache protocol ----------------------------------------------------------------------------
 
@@ -154,8 +148,7 @@ class SummaryLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        empty = (*key_states.shape[:2], 0, key_states.shape[3])
-        self._own(key_states.new_empty(empty), value_states.new_empty(*empty[:3], value_states.shape[3]))
+        self._own(*(_resized(new, 0, 0) for new in (key_states, value_states)))
 
     def get_seq_length(self) -> int:
         return self.length
@@ -189,6 +182,16 @@ class SummaryLayer(CacheLayerMixin):
             self.replace(self.keys.index_select(0, indices), self.values.index_select(0, indices))
 
 
+def _resized(tensor: Tensor, length: int, capacity: int) -> Tensor:
+    """A new [B, N, capacity, D] tensor that starts with the first `length` positions of `tensor`."""
+    batch, heads, _, dim = tensor.shape
+    # A plain tensor also inside inference mode: a memory made there may be asked outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        resized = torch.empty(batch, heads, capacity, dim, dtype=tensor.dtype, device=tensor.device)
+    resized[:, :, :length] = tensor[:, :, :length]
+    return resized
+
+
 class SummaryCache(Cache):
     """Key/value cache of one sequence (or of a batch with equal plans) over all decoder layers.
 
@@ -211,6 +214,12 @@ class SummaryCache(Cache):
         self._compacted_length = self.get_query_offset()
         self.dropped += num_tokens - (self._compacted_length - before)
         self.window_ratios.append(ratio)
+
+    def restore(self, logical_length: int, window_ratios: list[int]) -> None:
+        """Set the counters of a cache whose layers were filled from a file."""
+        self._compacted_length = self.get_query_offset()
+        self.dropped = logical_length - self._compacted_length
+        self.window_ratios = list(window_ratios)
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Physical length: positions stored. The next token's RoPE position, and the offset of masks."""

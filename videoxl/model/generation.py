@@ -90,7 +90,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
         chooser = make_chooser(self.config, total)
         if memory is not None:
-            cache = memory.close_on_fork(self)
+            cache = memory.close_on_fork(len(input_ids))
             rest = Prompt(prompt.texts[1:], prompt.suffixes)
         else:
             cache, rest = SummaryCache(len(self.model.layers)), prompt

@@ -19,7 +19,7 @@ from videoxl.errors import BatchError, PromptError, UnsummarisedTokensWarning, V
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import VideoXLModel
-from videoxl.model.plan import RatioChooser, RegionPlanner
+from videoxl.model.plan import RatioChooser, RegionPlanner, WindowStep
 from videoxl.model.pooling import merge_views, pool_video, visual_length
 from videoxl.model.prompt import Prompt
 
@@ -129,6 +129,7 @@ class RegionReader:
 
     Attributes:
         pending: [B, n, H] visual tokens that do not fill a window yet, n < window.
+        steps: the windows read so far.
     """
 
     def __init__(self, model: VideoXLModel, cache: SummaryCache, chooser: RatioChooser):
@@ -136,6 +137,7 @@ class RegionReader:
         self.cache = cache
         self.planner = RegionPlanner(model.config.beacon_window, chooser)
         self.pending: Tensor | None = None
+        self.steps: list[WindowStep] = []
 
     def push(self, features: Tensor) -> Iterator[Tensor]:
         """Take [B, t, H] visual tokens, read every window they fill; yields the hidden states of each."""
@@ -165,10 +167,13 @@ class RegionReader:
         other = copy.copy(self)
         other.cache = cache
         other.planner = self.planner.fork()
+        other.steps = list(self.steps)
         return other
 
     def _read(self, tokens: Tensor) -> Tensor:
-        return self.model.window_step(tokens, self.cache, self.planner.next_window(tokens.shape[1]))
+        step = self.planner.next_window(tokens.shape[1])
+        self.steps.append(step)
+        return self.model.window_step(tokens, self.cache, step)
 
 
 def read_context(

@@ -135,3 +135,9 @@ def find_tower_folder(config: VideoXLConfig) -> Path | None:
 
 def _read_vision_config(name: str) -> CLIPVisionConfig:
     return CLIPVisionConfig.from_pretrained(name)
+
+
+def load_tower_weights(tower: CLIPVisionTower, folder: Path) -> None:
+    """Fill a tower from its own folder, for training that starts from a language model."""
+    source = CLIPVisionModel.from_pretrained(folder, dtype=tower.dtype)
+    tower.vision_tower.vision_model.load_state_dict(source.state_dict())

@@ -1,0 +1,91 @@
+"""Helpers that the published quick start imports: pictures to pixel values, prompts to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import StoppingCriteria
+
+from videoxl.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from videoxl.errors import ConfigError, PromptError
+from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.pictures import pad_to_square, parse_grids, split_into_views
+
+
+def process_images(images: Sequence[Image.Image], image_processor: VideoXLImageProcessor, model_cfg) -> Tensor | list:
+    """Pixel values of pictures by `model_cfg.image_aspect_ratio`.
+
+    Returns:
+        `anyres`: [views, 3, S, S] a picture, view 0 the whole picture, stacked where all have equally many views.
+        `pad`, `square` or None: [pictures, 3, S, S].
+    """
+    mode = getattr(model_cfg, "image_aspect_ratio", None)
+    images = [image.convert("RGB") for image in images]
+    if mode == "anyres" or (mode or "").startswith("anyres_max"):
+        grids = parse_grids(model_cfg.image_grid_pinpoints, image_processor.side)
+        views = [
+            image_processor.preprocess(split_into_views(image, grids, image_processor.side))["pixel_values"]
+            for image in images
+        ]
+        return torch.stack(views) if len({len(v) for v in views}) == 1 else views
+    if mode == "pad":
+        colour = tuple(int(mean * 255) for mean in image_processor.image_mean)
+        images = [pad_to_square(image, colour) for image in images]
+    elif mode not in ("square", None):
+        raise ConfigError(f"image_aspect_ratio is {mode!r}; the values that work are anyres, pad and square")
+    return image_processor.preprocess(images)["pixel_values"]
+
+
+def tokenizer_image_token(
+    prompt: str, tokenizer, image_token_index: int = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
+) -> list[int] | Tensor:
+    """Ids of a prompt with `image_token_index` for each `<image>` in it.
+
+    Returns:
+        A list, or an int64 tensor [L] for `return_tensors="pt"`.
+    """
+    chunks = [tokenizer(chunk).input_ids for chunk in prompt.split(DEFAULT_IMAGE_TOKEN)]
+    bos = tokenizer.bos_token_id
+    starts_with_bos = bos is not None and chunks[0][:1] == [bos]
+    ids = list(chunks[0])
+    for chunk in chunks[1:]:
+        ids.append(image_token_index)
+        ids += chunk[1:] if starts_with_bos else chunk
+    if return_tensors is None:
+        return ids
+    if return_tensors != "pt":
+        raise ValueError(f"return_tensors is {return_tensors!r}; use 'pt' or None")
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def transform_input_id(input_ids: Tensor, num_tokens: int, special_token: int) -> Tensor:
+    """The expanded prompt that `generate` returns: the placeholder of ids [B, L] as `num_tokens` times `special_token`."""
+    places = (input_ids == IMAGE_TOKEN_INDEX).nonzero()
+    if len(places) == 0:
+        raise PromptError("input_ids holds no <image> placeholder to expand")
+    place = int(places[0, 1])
+    visual = input_ids.new_full((len(input_ids), num_tokens), special_token)
+    return torch.cat([input_ids[:, :place], visual, input_ids[:, place + 1 :]], dim=1)
+
+
+def get_model_name_from_path(model_path: str) -> str:
+    """A folder's last name; for a `checkpoint-N` folder its parent's too."""
+    parts = str(model_path).strip("/").split("/")
+    return "_".join(parts[-2:]) if parts[-1].startswith("checkpoint-") else parts[-1]
+
+
+class KeywordsStoppingCriteria(StoppingCriteria):
+    """Stop a row as soon as its new text holds one of the keywords."""
+
+    def __init__(self, keywords: Sequence[str], tokenizer, input_ids: Tensor):
+        self.keywords = list(keywords)
+        self.tokenizer = tokenizer
+        self.start_len = input_ids.shape[1]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start_len :], skip_special_tokens=False)
+        found = [any(keyword in text for keyword in self.keywords) for text in texts]
+        return torch.tensor(found, dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,216 @@
+"""`load_pretrained_model`: a checkpoint folder to tokenizer, model, image processor and context length."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import is_flash_attn_2_available
+
+from videoxl.errors import CheckpointError, MissingDependencyError
+from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.model.vision_tower import find_tower_folder, load_tower_weights
+
+_VISUAL_PREFIXES = ("model.vision_tower.", "model.mm_projector.")
+
+
+def load_pretrained_model(
+    model_path: str | Path,
+    model_base: str | Path | None = None,
+    model_name: str = "llava_qwen",
+    load_8bit: bool = False,
+    load_4bit: bool = False,
+    device_map: str | dict | None = "auto",
+    attn_implementation: str | None = None,
+    customized_config: VideoXLConfig | None = None,
+    overwrite_config: dict | None = None,
+    torch_dtype: str | torch.dtype = "auto",
+    multimodal: bool = True,
+    **kwargs,
+):
+    """Load a checkpoint in the published layout.
+
+    Args:
+        model_path: a checkpoint folder, or a hub id; with `model_base`, a folder that holds a projector
+            (`mm_projector.bin` or `.safetensors`) or a LoRA adapter, which is merged.
+        model_base: the checkpoint or plain Qwen2 model that `model_path` builds on.
+        model_name, multimodal: kept for callers of the published loader; what a folder holds decides.
+        load_8bit, load_4bit: quantise the decoder's weights through bitsandbytes (extra `quant`).
+        device_map: as in transformers; `auto` uses the GPUs there are, or the CPU.
+        attn_implementation: `sdpa` (default), `eager` or `flash_attention_2` (falls back to sdpa where not installed).
+        customized_config: a configuration to use in place of the checkpoint's.
+        overwrite_config: configuration keys to set.
+        torch_dtype: `auto` is bf16 (fp16 where the GPU has no bf16), float32 on the CPU.
+        **kwargs: passed to `from_pretrained`.
+
+    Returns:
+        (tokenizer, model in eval mode, image processor, context length in tokens).
+
+    Raises:
+        CheckpointError: a missing folder or file, keys or shapes that do not fit; the message names them.
+        ConfigError: a configuration that asks for something Video-XL does not contain.
+    """
+    path, base = Path(model_path), None if model_base is None else Path(model_base)
+    adapter = (path / "adapter_config.json").is_file()
+    if adapter and base is None:
+        base = Path(json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"])
+    on_cpu = device_map == "cpu" or not torch.cuda.is_available()
+    if device_map == "auto" and on_cpu:
+        device_map = "cpu"
+    kwargs |= {
+        "device_map": device_map,
+        "dtype": _pick_dtype(torch_dtype, on_cpu),
+        "attn_implementation": _pick_attention(attn_implementation),
+        "config": _read_config(path, base, customized_config, overwrite_config),
+    }
+    quantization = _quantization(load_8bit, load_4bit, kwargs["dtype"])
+    if quantization is not None:
+        kwargs["quantization_config"] = quantization
+    try:
+        if base is None:
+            model = LlavaQwenForCausalLM.from_pretrained(path, **kwargs)
+        elif adapter:
+            model = _load_base(base, kwargs)
+            model = _merge_adapter(model, path)
+        else:
+            model = _load_base(base, kwargs)
+            _load_projector(model, path)
+        tokenizer = AutoTokenizer.from_pretrained(path if (path / "tokenizer_config.json").is_file() or base is None else base)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        if isinstance(error, (CheckpointError, MissingDependencyError)):
+            raise
+        raise CheckpointError(f"cannot load {path}: {error}") from error
+    config = model.config
+    context = getattr(config, "tokenizer_model_max_length", None) or config.max_position_embeddings
+    return tokenizer, model.eval(), _image_processor(path, base, model), context
+
+
+def _read_config(path: Path, base: Path | None, custom: VideoXLConfig | None, overwrite: dict | None) -> VideoXLConfig:
+    config = custom
+    if config is None:
+        folder = path if (path / "config.json").is_file() or base is None else base
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder} is a file; give the folder of a checkpoint")
+        if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or str(folder).startswith(".")):
+            raise CheckpointError(f"no such checkpoint folder: {folder}")
+        if folder.is_dir():
+            kind = _stored_model_type(folder)
+            if kind not in (VideoXLConfig.model_type, "qwen2" if base is not None else None):
+                raise CheckpointError(f"{folder} holds a {kind!r} model; a Video-XL checkpoint has 'llava_qwen'")
+        try:
+            config = VideoXLConfig.from_pretrained(folder)
+        except OSError as error:
+            raise CheckpointError(f"cannot read the configuration of {folder}: {error}") from error
+    for key, value in (overwrite or {}).items():
+        setattr(config, key, value)
+    return config
+
+
+def _stored_model_type(folder: Path) -> str | None:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
+    try:
+        return json.loads(path.read_text()).get("model_type")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+
+
+def _pick_dtype(wanted: str | torch.dtype, on_cpu: bool) -> torch.dtype:
+    if isinstance(wanted, torch.dtype):
+        return wanted
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if on_cpu:
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _pick_attention(wanted: str | None) -> str:
+    if wanted == "flash_attention_2" and not is_flash_attn_2_available():
+        warnings.warn("flash-attn is not installed; using sdpa attention, which gives the same results", stacklevel=3)
+        return "sdpa"
+    return wanted or "sdpa"
+
+
+def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if not (load_8bit or load_4bit):
+        return None
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("4- and 8-bit weights need bitsandbytes: pip install 'videoxl[quant]'") from error
+    skipped = ["vision_tower", "mm_projector", "lm_head"]  # a small share of the weights, a large one of the error
+    if load_4bit:
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True, llm_int8_skip_modules=skipped,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+
+
+def _load_base(base: Path, kwargs: dict) -> LlavaQwenForCausalLM:
+    """The base, with the tower's own weights where it is a plain language model."""
+    model, info = LlavaQwenForCausalLM.from_pretrained(
+        base, may_lack=_VISUAL_PREFIXES, output_loading_info=True, **kwargs
+    )
+    if any(key.startswith("model.vision_tower.") for key in info["missing_keys"]):
+        folder = find_tower_folder(model.config)
+        if folder is None:
+            raise CheckpointError(
+                f"{base} has no vision tower, and the folder {model.config.mm_vision_tower!r} that the configuration "
+                "names is not here; put it there, or beside the checkpoint"
+            )
+        load_tower_weights(model.model.vision_tower, folder)
+    return model
+
+
+def _load_projector(model: LlavaQwenForCausalLM, folder: Path) -> None:
+    """Weights from `mm_projector.safetensors` or `.bin`, whose keys end in the projector's own names."""
+    weights = _read_weights(folder, "mm_projector")
+    if weights is None:
+        raise CheckpointError(f"{folder} has neither mm_projector.safetensors nor mm_projector.bin")
+    wanted = {key.split("mm_projector.")[-1]: value for key, value in weights.items() if "mm_projector." in key}
+    try:
+        model.model.mm_projector.load_state_dict(wanted)
+    except RuntimeError as error:
+        raise CheckpointError(f"the projector in {folder} does not fit: {error}") from error
+
+
+def _merge_adapter(model: LlavaQwenForCausalLM, folder: Path) -> LlavaQwenForCausalLM:
+    """Merge a LoRA adapter, after loading the weights that were trained in full beside it."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MissingDependencyError("a LoRA folder needs peft: pip install 'videoxl[train]'") from error
+    full = _read_weights(folder, "non_lora_trainables") or {}
+    full = {key.removeprefix("base_model.model."): value for key, value in full.items()}
+    unexpected = model.load_state_dict(full, strict=False).unexpected_keys
+    if unexpected:
+        raise CheckpointError(f"{folder}: non_lora_trainables holds unknown keys {unexpected[:8]}")
+    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def _read_weights(folder: Path, stem: str) -> dict[str, torch.Tensor] | None:
+    if (folder / f"{stem}.safetensors").is_file():
+        return load_file(folder / f"{stem}.safetensors")
+    if (folder / f"{stem}.bin").is_file():
+        return torch.load(folder / f"{stem}.bin", map_location="cpu", weights_only=True)
+    return None
+
+
+def _image_processor(path: Path, base: Path | None, model: LlavaQwenForCausalLM) -> VideoXLImageProcessor | None:
+    if model.model.vision_tower is None:
+        return None
+    folders = [path, base, find_tower_folder(model.config)]
+    for folder in folders:
+        if folder is not None and (folder / "preprocessor_config.json").is_file():
+            return VideoXLImageProcessor.from_pretrained(folder)
+    return VideoXLImageProcessor(model.model.vision_tower.image_size)

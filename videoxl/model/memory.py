@@ -1,0 +1,201 @@
+"""Video memory: a video read once, asked any number of times, extended, saved and loaded.
+
+Shape letters: F frames, M stored positions, b beacons, N key/value heads, D head dimension, H hidden size.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videoxl.errors import BatchError, MemoryFileError, PromptError
+from videoxl.model.cache import SummaryCache
+from videoxl.model.fingerprint import model_fingerprint
+from videoxl.model.plan import WindowStep
+from videoxl.model.pooling import pool_video
+from videoxl.model.prompt import Prompt
+from videoxl.model.runner import FRAMES_PER_CHUNK, Progress, RegionReader, check_finite, encode_frames, make_chooser
+
+
+class VideoMemory:
+    """The summary of a prefix and one video. Made by `model.summarize`.
+
+    Visual tokens that do not fill a window stay pending: a question reads them on a fork, `extend` goes on from them, so
+    that cutting a video anywhere changes nothing.
+
+    Attributes:
+        cache: the `SummaryCache` of prefix and full windows.
+        reader: plan, pending tokens and windows of the video's region.
+        prefix_ids: ids of the text before the video.
+        timestamps: seconds of each frame, NaN where unknown. indices: number of each frame in its file, -1 if unknown.
+        source: what is known of the file (`path`, `fps`), empty for bare tensors.
+    """
+
+    def __init__(self, model, cache: SummaryCache, reader: RegionReader, prefix_ids: list[int]):
+        self._model = weakref.ref(model)
+        self.cache = cache
+        self.reader = reader
+        self.prefix_ids = prefix_ids
+        self.timestamps: list[float] = []
+        self.indices: list[int] = []
+        self.source: dict[str, str | float] = {}
+        self._fingerprint: dict[str, str] | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def start(cls, model, prefix_ids: Tensor | Sequence[int], ratio: int | None = None) -> VideoMemory:
+        """A memory that has read its prefix and no frame yet."""
+        prefix = torch.as_tensor(prefix_ids, device=model.model.embed_tokens.weight.device).reshape(1, -1)
+        if (prefix < 0).any():
+            raise PromptError("prefix_ids holds a placeholder; give the text before the video alone")
+        cache = SummaryCache(len(model.model.layers))
+        if prefix.shape[1]:
+            model.model.text_step(model.model.embed_tokens(prefix), cache)
+        reader = RegionReader(model.model, cache, make_chooser(model.config, None, ratio))
+        return cls(model, cache, reader, prefix[0].tolist())
+
+    @property
+    def model(self):
+        """The model that this memory belongs to."""
+        model = self._model()
+        if model is None:
+            raise MemoryFileError("the model of this memory is gone; load the memory's file with VideoMemory.load")
+        return model
+
+    @torch.no_grad()
+    def extend(self, frames: Tensor | Iterable, progress: Progress | None = None) -> None:
+        """Read more frames; takes what `summarize` takes. Host memory holds one chunk at a time."""
+        decoder = self.model.model
+        for pixels, timestamps, indices in _chunks(frames, decoder.vision_tower):
+            features = pool_video(encode_frames(decoder, pixels), decoder.config)
+            for hidden in self.reader.push(features.unsqueeze(0)):
+                check_finite(hidden, self.cache)
+            self.timestamps += timestamps
+            self.indices += indices
+            if progress is not None:
+                progress(len(timestamps))
+        self.source.update(getattr(frames, "source", {}))
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def check_prompt(self, model, prompt: Prompt) -> None:
+        """Raise `PromptError` unless every row of `prompt` begins with this memory's prefix and a region."""
+        if model is not self._model() and model_fingerprint(model) != self.fingerprint:
+            raise MemoryFileError(f"this memory was made by another model: {self.fingerprint}, not {model_fingerprint(model)}")
+        if not self.timestamps:
+            raise PromptError("this memory holds no frames yet; call extend first")
+        for row in prompt.texts[0].tolist():
+            if row != self.prefix_ids:
+                raise PromptError(
+                    f"the prompt's text before the video has the ids {_brief(row)}, the memory's prefix has "
+                    f"{_brief(self.prefix_ids)}; they must be equal"
+                )
+
+    @torch.no_grad()
+    def close_on_fork(self, num_rows: int = 1) -> SummaryCache:
+        """A cache for a question: everything read, the pending tokens too. This memory does not change."""
+        cache = self.cache.fork()
+        reader = self.reader.fork(cache)
+        for hidden in reader.close():
+            check_finite(hidden, cache)
+        if num_rows > 1:
+            cache.batch_repeat_interleave(num_rows)
+        return cache
+
+    # -- facts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.timestamps)
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """Visual tokens of all frames, pending ones included."""
+        return self.reader.planner.position + self.num_pending
+
+    @property
+    def num_pending(self) -> int:
+        """Visual tokens that wait for their window to fill."""
+        return 0 if self.reader.pending is None else self.reader.pending.shape[1]
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        if self._fingerprint is None:
+            self._fingerprint = model_fingerprint(self.model)
+        return self._fingerprint
+
+    def beacon_spans(self) -> np.ndarray:
+        """Time span in seconds of every stored visual position, [b, 2] float64: first and last frame it sums up."""
+        tokens_a_frame = self.num_visual_tokens // max(self.num_frames, 1)
+        times = np.asarray(self.timestamps, dtype=np.float64)
+        spans = [span for step in self.reader.steps for span in _kept_spans(step)]
+        if not spans:
+            return np.zeros((0, 2))
+        first, stop = np.asarray(spans).T
+        return np.stack([times[first // tokens_a_frame], times[(stop - 1) // tokens_a_frame]], axis=1)
+
+    def info(self) -> dict:
+        """Numbers that describe this memory; what `videoxl info` prints."""
+        known = [time for time in self.timestamps if time == time]
+        return {
+            "frames": self.num_frames,
+            "visual_tokens": self.num_visual_tokens,
+            "pending_tokens": self.num_pending,
+            "cached_positions": self.cache.get_query_offset(),
+            "window_ratios": sorted(set(self.cache.window_ratios)),
+            "windows": len(self.cache.window_ratios),
+            "bytes": self.cache.num_bytes,
+            "first_second": known[0] if known else None,
+            "last_second": known[-1] if known else None,
+            "prefix_tokens": len(self.prefix_ids),
+            **{f"source_{key}": value for key, value in self.source.items()},
+            **{f"model_{key}": value for key, value in self.fingerprint.items()},
+        }
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write this memory to one safetensors file; it appears whole or not at all."""
+        from videoxl.model.memory_file import write_memory
+
+        write_memory(self, Path(path), overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path, model) -> VideoMemory:
+        """Read a memory that `model` (the same weights, dtype and quantisation) made."""
+        from videoxl.model.memory_file import read_memory
+
+        return read_memory(Path(path), model)
+
+
+def _kept_spans(step: WindowStep) -> list[tuple[int, int]]:
+    if step.ratio == 0:
+        return [(token, token + 1) for token in range(step.start, step.stop)]
+    return step.beacon_spans()
+
+
+def _chunks(frames, tower) -> Iterator[tuple[Tensor, list[float], list[int]]]:
+    """Pixel values for the tower with timestamps and indices, a bounded number of frames at a time."""
+    limit = FRAMES_PER_CHUNK.get(tower.device.type, 8)
+    for chunk in [frames] if isinstance(frames, Tensor) else frames:
+        if isinstance(chunk, Tensor):
+            if chunk.dim() != 4 or chunk.shape[1:] != (3, tower.image_size, tower.image_size):
+                raise BatchError(
+                    f"frames must be pixel values [frames, 3, {tower.image_size}, {tower.image_size}]; got "
+                    f"{list(chunk.shape)}"
+                )
+            for pixels in chunk.split(limit):
+                yield pixels, [float("nan")] * len(pixels), [-1] * len(pixels)
+        else:
+            for start in range(0, len(chunk.frames), limit):
+                part = slice(start, start + limit)
+                yield chunk.pixels(tower.device, tower.dtype, part), chunk.timestamps[part], chunk.indices[part]
+
+
+def _brief(ids: list[int]) -> str:
+    return str(ids) if len(ids) <= 24 else f"[{', '.join(map(str, ids[:12]))}, ... {len(ids)} ids]"

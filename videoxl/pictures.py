@@ -1,0 +1,117 @@
+"""Pictures: opening them safely, and cutting one of any size into the views that the model reads."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from videoxl.errors import PictureError
+
+MAX_PIXELS = 178_956_970
+"""Largest picture that is opened: Pillow's own limit for a decompression bomb's error (a 16k x 11k picture)."""
+
+
+def load_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    """An RGB picture, turned upright by its EXIF orientation.
+
+    Args:
+        source: a path, a PIL picture, or a uint8 array [H, W, 3] or [H, W].
+
+    Raises:
+        PictureError: no such file, not a picture, or more than `MAX_PIXELS` pixels.
+    """
+    try:
+        if isinstance(source, np.ndarray):
+            picture = Image.fromarray(source)
+        elif isinstance(source, Image.Image):
+            picture = source
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
+                picture = Image.open(source)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise PictureError(
+                f"{_name(source)} has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS} are opened "
+                "(a decompression bomb?). Scale it down first"
+            )
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{_name(source)}: {error}") from error
+    except FileNotFoundError as error:
+        raise PictureError(f"no such picture: {source}") from error
+    except (OSError, TypeError, SyntaxError) as error:
+        raise PictureError(f"{_name(source)} is not a picture that can be opened: {error}") from error
+
+
+def _name(source) -> str:
+    return str(source) if isinstance(source, (str, Path)) else f"a {type(source).__name__}"
+
+
+def best_grid(width: int, height: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (width, height) of `grids` that keeps most of a picture's pixels, then wastes least."""
+
+    def merit(grid: tuple[int, int]) -> tuple[int, int]:
+        scale = min(grid[0] / width, grid[1] / height)
+        effective = min(int(width * scale) * int(height * scale), width * height)
+        return effective, effective - grid[0] * grid[1]
+
+    return max(grids, key=merit)
+
+
+def split_into_views(picture: Image.Image, grids: Sequence[tuple[int, int]], side: int) -> list[Image.Image]:
+    """`anyres`: the whole picture at side x side, then the tiles of its best grid in raster order."""
+    grid_width, grid_height = best_grid(*picture.size, grids)
+    scale_x, scale_y = grid_width / picture.width, grid_height / picture.height
+    if scale_x < scale_y:
+        width, height = grid_width, min(math.ceil(picture.height * scale_x), grid_height)
+    else:
+        width, height = min(math.ceil(picture.width * scale_y), grid_width), grid_height
+    canvas = Image.new("RGB", (grid_width, grid_height))
+    canvas.paste(
+        picture.resize((width, height), Image.Resampling.BICUBIC),
+        ((grid_width - width) // 2, (grid_height - height) // 2),
+    )
+    tiles = [
+        canvas.crop((x, y, x + side, y + side))
+        for y in range(0, grid_height, side)
+        for x in range(0, grid_width, side)
+    ]
+    return [picture.resize((side, side), Image.Resampling.BICUBIC), *tiles]
+
+
+def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Centre a picture on a square of `colour`."""
+    side = max(picture.size)
+    if picture.width == picture.height:
+        return picture
+    canvas = Image.new("RGB", (side, side), colour)
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return canvas
+
+
+def parse_grids(pinpoints, side: int) -> list[tuple[int, int]]:
+    """`image_grid_pinpoints` in any published form: a list, its repr, or `(1x1),...,(6x6)` in units of `side`."""
+    if isinstance(pinpoints, str):
+        if "x" in pinpoints:
+            corners = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
+            (low_x, low_y), (high_x, high_y) = corners[0], corners[-1]
+            pinpoints = [
+                (x * side, y * side) for x in range(low_x, high_x + 1) for y in range(low_y, high_y + 1)
+            ]
+        else:
+            pinpoints = ast.literal_eval(pinpoints)
+    grids = [tuple(pair) for pair in pinpoints or []]
+    wrong = [grid for grid in grids if len(grid) != 2 or grid[0] % side or grid[1] % side or min(grid) < side]
+    if wrong or not grids:
+        raise PictureError(
+            f"image_grid_pinpoints must be pairs of multiples of {side}; "
+            + (f"it holds {wrong[0]}" if wrong else "it is empty")
+        )
+    return grids

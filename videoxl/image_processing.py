@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
 from videoxl.errors import CheckpointError, PictureError
+from videoxl.frame_resize import resize_and_crop_frame, shorter_side_to
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -63,12 +64,11 @@ class VideoXLImageProcessor:
 
     def resize_and_crop(self, frames: Tensor) -> Tensor:
         """uint8 [F, H, W, 3] -> uint8 [F, S, S, 3], on the device of `frames`."""
-        height, width = frames.shape[1:3]
-        scaled_height, scaled_width = shorter_side_to(height, width, self.side)
-        top, left = (scaled_height - self.side) // 2, (scaled_width - self.side) // 2
         if frames.device.type == "cpu":
-            frames = torch.stack([resize_with_pillow(frame, scaled_height, scaled_width) for frame in frames])
-            return frames[:, top : top + self.side, left : left + self.side]
+            cropped = [resize_and_crop_frame(frame, self.side) for frame in frames.numpy()]
+            return torch.from_numpy(np.stack(cropped))
+        scaled_height, scaled_width = shorter_side_to(*frames.shape[1:3], self.side)
+        top, left = (scaled_height - self.side) // 2, (scaled_width - self.side) // 2
         rows, columns = slice(top, top + self.side), slice(left, left + self.side)
         return resize_fixed_point(frames, scaled_height, scaled_width, rows, columns)
 
@@ -108,19 +108,6 @@ class VideoXLImageProcessor:
             "do_convert_rgb": True,
         }
         (Path(folder) / _CONFIG_NAME).write_text(json.dumps(stored, indent=2) + "\n")
-
-
-def shorter_side_to(height: int, width: int, side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the shorter side is `side`; the other is rounded down, as CLIP's processor does."""
-    if height <= width:
-        return side, int(side * width / height)
-    return int(side * height / width), side
-
-
-def resize_with_pillow(frame: Tensor, height: int, width: int) -> Tensor:
-    """uint8 [H, W, 3] on the CPU -> uint8 [height, width, 3]."""
-    picture = Image.fromarray(frame.numpy()).resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(picture))
 
 
 def resize_fixed_point(

@@ -1,0 +1,153 @@
+"""What a video file holds, found from its packets: every frame's time, the keyframes, size, rotation, damage.
+
+Containers lie about frame counts or do not give them (Matroska, a stream that was cut), so the packets are read once;
+only the first frame is decoded. Free of torch, since it also runs in the decoder process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+
+from videoxl.errors import VideoError
+
+
+@dataclass
+class VideoInfo:
+    """What a file holds; n is its number of frames.
+
+    Attributes:
+        timestamps: [n] float64, seconds from the first frame, ascending.
+        width, height: of a frame as it is shown, rotation applied.
+        fps: average frames a second.
+        rotation: degrees, counterclockwise, by which decoded frames are turned to be shown.
+        damage: what is wrong with the file although part of it can be used; None where nothing is.
+    """
+
+    path: str
+    timestamps: np.ndarray = field(repr=False)
+    width: int
+    height: int
+    fps: float
+    codec: str
+    rotation: int = 0
+    damage: str | None = None
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.timestamps)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's start to the last frame's end."""
+        return float(self.timestamps[-1]) + (1 / self.fps if self.fps else 0.0)
+
+
+@dataclass
+class VideoIndex:
+    """`info`, and in the stream's time base the presentation times of all frames and of keyframes (int64, ascending)."""
+
+    info: VideoInfo
+    pts: np.ndarray
+    keyframes: np.ndarray
+
+
+def index_video(path: str) -> VideoIndex:
+    """Read a file's packets.
+
+    Raises:
+        VideoError: no such file, not a video, no video stream, not one frame; the message says which.
+    """
+    if not Path(path).exists():
+        raise VideoError(f"no such video: {path}")
+    if Path(path).is_dir():
+        raise VideoError(f"{path} is a folder; give a video file")
+    with open_container(path) as container:
+        stream = container.streams.video[0]
+        pts, keyframes, end, broken = _read_packets(container, stream)
+        if not pts:
+            raise VideoError(f"{path} holds no video frames")
+        damage = _damage(container, stream, len(set(pts)), end, broken)
+        base, rate = float(stream.time_base), float(stream.average_rate or 0)
+        codec = stream.codec_context.name
+    with open_container(path) as container:  # anew: a stream that was read to its end need not seek back
+        first = next(decode_frames(container, container.streams.video[0]), None)
+    if first is None:
+        raise VideoError(f"{path}: not one frame can be decoded ({codec})")
+    order = np.unique(np.asarray(pts, dtype=np.int64))
+    timestamps = (order - order[0]) * base
+    if not rate and len(order) > 1:
+        rate = (len(order) - 1) / float(timestamps[-1])
+    rotation = int(getattr(first, "rotation", 0)) % 360
+    height, width = (first.width, first.height) if rotation % 180 else (first.height, first.width)
+    info = VideoInfo(path, timestamps, width, height, rate, codec, rotation, damage)
+    return VideoIndex(info, order, np.unique(np.asarray(keyframes or pts[:1], dtype=np.int64)))
+
+
+def open_container(path: str):
+    """A PyAV container with at least one video stream; raises `VideoError` that says what is wrong."""
+    try:
+        container = av.open(path)
+    except av.error.FFmpegError as error:
+        raise VideoError(
+            f"{path} cannot be opened as a video: {error.strerror or error} (not a video, or its index is missing "
+            "because the file was cut)"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise VideoError(f"{path} cannot be opened as a video: its metadata is not readable text") from error
+    if not container.streams.video:
+        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
+        container.close()
+        raise VideoError(f"{path} has no video stream (it holds {', '.join(kinds)})")
+    return container
+
+
+def decode_frames(container, stream) -> Iterator[av.VideoFrame]:
+    """Frames with a time, in order; packets that do not decode are passed over."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            for frame in packet.decode():
+                if frame.pts is None:
+                    frame.pts = frame.dts
+                if frame.pts is not None and not frame.is_corrupt:
+                    yield frame
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError:
+            continue
+
+
+def _read_packets(container, stream) -> tuple[list[int], list[int], float, str | None]:
+    """Frame times, keyframe times, the end of all streams in seconds, and what stopped the reading."""
+    pts, keyframes, end, broken = [], [], 0.0, None
+    try:
+        for packet in container.demux():
+            time = packet.pts if packet.pts is not None else packet.dts
+            if packet.size == 0 or time is None:
+                continue
+            end = max(end, float((time + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index == stream.index and not packet.is_discard:
+                pts.append(time)
+                if packet.is_keyframe:
+                    keyframes.append(time)
+    except av.error.FFmpegError as error:
+        broken = error.strerror or str(error)
+    return pts, keyframes, end, broken
+
+
+def _damage(container, stream, num_frames: int, end: float, broken: str | None) -> str | None:
+    """A sentence where the file promises more than it gives."""
+    declared = float(container.duration / av.time_base) if container.duration else 0.0
+    if stream.frames and num_frames < stream.frames:
+        return f"only {num_frames} of {stream.frames} frames ({end:.1f} of {declared:.1f} s) can be read: cut short"
+    if declared - end > max(1.0, 0.02 * declared):
+        return f"only {end:.1f} of {declared:.1f} s can be read: cut short"
+    return f"reading stopped after {num_frames} frames ({end:.1f} s): {broken}" if broken else None

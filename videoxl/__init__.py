@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+from videoxl.version import __version__
 
 # The child process that decodes videos (videoxl.video_worker) needs neither torch nor transformers.
 if not os.environ.get("VIDEOXL_DECODER_PROCESS"):
@@ -16,4 +16,4 @@ if not os.environ.get("VIDEOXL_DECODER_PROCESS"):
     AutoModelForCausalLM.register(VideoXLConfig, LlavaQwenForCausalLM, exist_ok=True)
     AutoModelForImageTextToText.register(VideoXLConfig, LlavaQwenForCausalLM, exist_ok=True)
 
-    __all__ = ["LlavaQwenForCausalLM", "VideoMemory", "VideoXLConfig"]
+    __all__ = ["LlavaQwenForCausalLM", "VideoMemory", "VideoXLConfig", "__version__"]

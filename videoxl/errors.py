@@ -49,8 +49,8 @@ class MissingDependencyError(VideoXLError, ImportError):
     """An optional package is needed for what was asked."""
 
 
-class OutOfMemoryError(VideoXLError, MemoryError):
-    """The GPU has no room for the work; the message says what would fit."""
+class NonFiniteError(VideoXLError, ArithmeticError):
+    """The decoder produced infinities or NaN; the message names the layer."""
 
 
 class UnsummarisedTokensWarning(UserWarning):

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def shorter_side_to(height: int, width: int, side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the shorter side is `side`; the other is rounded down, as CLIP's processor does."""
+    """(height, width) scaled so that the shorter side is `side`; the other is rounded down, as CLIP does."""
     if height <= width:
         return side, int(side * width / height)
     return int(side * height / width), side

@@ -62,7 +62,7 @@ def tokenizer_image_token(
 
 
 def transform_input_id(input_ids: Tensor, num_tokens: int, special_token: int) -> Tensor:
-    """The expanded prompt that `generate` returns: the placeholder of ids [B, L] as `num_tokens` times `special_token`."""
+    """The expanded prompt that `generate` returns: the placeholder in ids [B, L] as `num_tokens` of `special_token`."""
     places = (input_ids == IMAGE_TOKEN_INDEX).nonzero()
     if len(places) == 0:
         raise PromptError("input_ids holds no <image> placeholder to expand")

@@ -34,7 +34,9 @@ def load_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
             picture = source
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
+                warnings.simplefilter(
+                    "ignore", Image.DecompressionBombWarning
+                )  # the limit below is the one that counts
                 picture = Image.open(source)
         if picture.width * picture.height > MAX_PIXELS:
             raise PictureError(
@@ -79,9 +81,7 @@ def split_into_views(picture: Image.Image, grids: Sequence[tuple[int, int]], sid
         ((grid_width - width) // 2, (grid_height - height) // 2),
     )
     tiles = [
-        canvas.crop((x, y, x + side, y + side))
-        for y in range(0, grid_height, side)
-        for x in range(0, grid_width, side)
+        canvas.crop((x, y, x + side, y + side)) for y in range(0, grid_height, side) for x in range(0, grid_width, side)
     ]
     return [picture.resize((side, side), Image.Resampling.BICUBIC), *tiles]
 
@@ -102,9 +102,7 @@ def parse_grids(pinpoints, side: int) -> list[tuple[int, int]]:
         if "x" in pinpoints:
             corners = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
             (low_x, low_y), (high_x, high_y) = corners[0], corners[-1]
-            pinpoints = [
-                (x * side, y * side) for x in range(low_x, high_x + 1) for y in range(low_y, high_y + 1)
-            ]
+            pinpoints = [(x * side, y * side) for x in range(low_x, high_x + 1) for y in range(low_y, high_y + 1)]
         else:
             pinpoints = ast.literal_eval(pinpoints)
     grids = [tuple(pair) for pair in pinpoints or []]

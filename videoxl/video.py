@@ -118,8 +118,15 @@ class FrameStream:
         source: `path` and `fps`, for the record that a `VideoMemory` keeps.
     """
 
-    def __init__(self, info: VideoInfo, indices: np.ndarray, frames: Iterator[tuple[int, np.ndarray]],
-                 image_processor: VideoXLImageProcessor, chunk: int, notes: list[str]):
+    def __init__(
+        self,
+        info: VideoInfo,
+        indices: np.ndarray,
+        frames: Iterator[tuple[int, np.ndarray]],
+        image_processor: VideoXLImageProcessor,
+        chunk: int,
+        notes: list[str],
+    ):
         self.info = info
         self.indices = indices
         self.notes = notes

@@ -72,7 +72,9 @@ def _decode_from(container, index: VideoIndex, keyframe: int, pts: int) -> Itera
         try:
             container.seek(target, stream=stream, backward=True)
         except av.error.FFmpegError as error:
-            raise VideoError(f"{index.info.path}: seeking to {target * stream.time_base:.1f} s failed: {error}") from error
+            raise VideoError(
+                f"{index.info.path}: seeking to {target * stream.time_base:.1f} s failed: {error}"
+            ) from error
         frames = decode_frames(container, stream)
         first = next(frames, None)
         if target < index.pts[0]:

@@ -49,7 +49,7 @@ class VideoInfo:
 
 @dataclass
 class VideoIndex:
-    """`info`, and in the stream's time base the presentation times of all frames and of keyframes (int64, ascending)."""
+    """`info`, and the times of all frames and of keyframes in the stream's time base (int64, ascending)."""
 
     info: VideoInfo
     pts: np.ndarray

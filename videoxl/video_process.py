@@ -42,7 +42,11 @@ class DecoderProcess:
         self._path = path
         self._timeout = timeout
         request = {
-            "path": path, "choice": asdict(choice), "backend": backend, "side": side, "decoder_scaler": decoder_scaler,
+            "path": path,
+            "choice": asdict(choice),
+            "backend": backend,
+            "side": side,
+            "decoder_scaler": decoder_scaler,
         }
         root = str(Path(__file__).resolve().parent.parent)
         environment = os.environ | {"VIDEOXL_DECODER_PROCESS": "1"}
@@ -50,7 +54,10 @@ class DecoderProcess:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, json.dumps(request)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr, env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then kills the child
         )
         try:
@@ -109,7 +116,9 @@ class DecoderProcess:
                 code = self._process.wait()
                 self._stderr.seek(0)
                 said = self._stderr.read().decode(errors="replace").strip().splitlines()
-                raise VideoError(f"{self._path}: the decoder process ended with status {code}" + "".join(f": {s}" for s in said[-1:]))
+                raise VideoError(
+                    f"{self._path}: the decoder process ended with status {code}" + "".join(f": {s}" for s in said[-1:])
+                )
             pieces.append(piece)
             number -= len(piece)
         return b"".join(pieces)

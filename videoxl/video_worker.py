@@ -27,9 +27,7 @@ def main() -> None:
         info = {f.name: getattr(index.info, f.name) for f in fields(VideoInfo) if f.name != "timestamps"}
         times = index.info.timestamps.tobytes()
         _send(output, {"kind": "info", "info": info, "times": len(times)}, times + indices.tobytes())
-        frames = decode_resized(
-            index, indices.tolist(), request["backend"], request["side"], request["decoder_scaler"]
-        )
+        frames = decode_resized(index, indices.tolist(), request["backend"], request["side"], request["decoder_scaler"])
         for number, frame in frames:
             _send(output, {"kind": "frame", "number": number, "side": request["side"]}, frame.tobytes())
         _send(output, {"kind": "end"})

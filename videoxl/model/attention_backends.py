@@ -38,9 +38,7 @@ def attend(
     return function(module, query, key, value, mask, dropout=dropout, scaling=module.scaling, **kwargs)
 
 
-def build_mask(
-    backend: str, num_queries: int, num_keys: int, key_mask: Tensor | None, like: Tensor
-) -> Tensor | None:
+def build_mask(backend: str, num_queries: int, num_keys: int, key_mask: Tensor | None, like: Tensor) -> Tensor | None:
     """The mask that a back end needs for lower-right causal attention, or None where it needs none.
 
     Args:
@@ -73,13 +71,12 @@ def lower_right_causal(num_queries: int, num_keys: int, device: torch.device) ->
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
     num_queries, num_keys = query.shape[2], key.shape[2]
     needs_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if mask is None and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        # The operator behind F.scaled_dot_product_attention, called by name: only here does `is_causal` mean the lower
+        # right, it takes grouped heads as they are, and cuDNN, which the function would pick for one query, makes a new
+        # plan for every length of the cache (4 ms a layer and token).
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, True, scale=scaling)[0]
     if mask is None and num_queries > 1 and num_keys > num_queries:
-        if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-            # The operator behind F.scaled_dot_product_attention; called by name because only here does `is_causal`
-            # mean the lower right. It takes grouped heads as they are.
-            return torch.ops.aten._scaled_dot_product_flash_attention(
-                query, key, value, dropout, True, scale=scaling
-            )[0]
         if query.device.type == "cpu" and not needs_grad:
             return _sdpa_in_two(query, key, value, scaling)
         mask = lower_right_causal(num_queries, num_keys, query.device)

@@ -82,7 +82,9 @@ def load_pretrained_model(
         else:
             model = _load_base(base, kwargs)
             _load_projector(model, path)
-        tokenizer = AutoTokenizer.from_pretrained(path if (path / "tokenizer_config.json").is_file() or base is None else base)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path if (path / "tokenizer_config.json").is_file() or base is None else base
+        )
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         if isinstance(error, (CheckpointError, MissingDependencyError)):
             raise
@@ -150,8 +152,11 @@ def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsA
     skipped = ["vision_tower", "mm_projector", "lm_head"]  # a small share of the weights, a large one of the error
     if load_4bit:
         return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True, llm_int8_skip_modules=skipped,
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            llm_int8_skip_modules=skipped,
         )
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
 

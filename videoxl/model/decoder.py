@@ -67,9 +67,12 @@ class VideoXLModel(Qwen2Model):
         stored = cache.get_query_offset()
         if position_ids is None:
             position_ids = stored + torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
-        return self._run(embeds, position_ids, cache, build_mask(
-            self.config._attn_implementation, embeds.shape[1], stored + embeds.shape[1], key_mask, embeds
-        ))
+        return self._run(
+            embeds,
+            position_ids,
+            cache,
+            build_mask(self.config._attn_implementation, embeds.shape[1], stored + embeds.shape[1], key_mask, embeds),
+        )
 
     def window_step(self, visual: Tensor, cache: SummaryCache, step: WindowStep) -> Tensor:
         """Read one window, then leave in the cache what the plan says: its beacons, or all of it for ratio 0.
@@ -91,9 +94,7 @@ class VideoXLModel(Qwen2Model):
         stored = cache.get_query_offset()
         in_memory = stored + torch.arange(step.num_beacons, device=grouped.device).unsqueeze(0)
         window = WindowLayout(num_tokens, order, places, self.rotary_emb(grouped, in_memory))
-        mask = build_mask(
-            self.config._attn_implementation, len(places), stored + len(places), None, grouped
-        )
+        mask = build_mask(self.config._attn_implementation, len(places), stored + len(places), None, grouped)
         hidden = self._run(grouped, (stored + places).unsqueeze(0), cache, mask, window=window)
         cache.compact(num_tokens, step.ratio)
         return hidden[:, :num_tokens]

@@ -11,8 +11,18 @@ SAMPLES = 8  # elements of each parameter; 860 parameters of a 7B model take som
 
 # Keys that do not change what a cache holds: where files lie, how training went, and the ratio, which a memory records.
 _IGNORED = (
-    "_name_or_path", "transformers_version", "architectures", "beacon_ratio", "beacon_ratio_mix", "mm_vision_tower",
-    "dtype", "torch_dtype", "use_cache", "quantization_config", "_attn_implementation", "attn_implementation",
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "beacon_ratio",
+    "beacon_ratio_mix",
+    "mm_vision_tower",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "quantization_config",
+    "_attn_implementation",
+    "attn_implementation",
 )
 
 

@@ -25,6 +25,7 @@ from videoxl.model.runner import Progress, arrange_regions, check_finite, make_c
 
 if TYPE_CHECKING:
     from videoxl.model.memory import VideoMemory
+    from videoxl.timing import StageTimer
 
 ROOM_FOR_TEXT = 2048  # positions reserved behind a summary for the question and its answer
 
@@ -68,7 +69,9 @@ class VideoXLGenerationMixin(GenerationMixin):
         attention_mask = kwargs.pop("attention_mask", None)
         if images is None and memory is None:
             if input_ids is not None and (input_ids == IMAGE_TOKEN_INDEX).any():
-                raise PromptError("the prompt holds an <image> placeholder, but neither `images` nor `memory` was given")
+                raise PromptError(
+                    "the prompt holds an <image> placeholder, but neither `images` nor `memory` was given"
+                )
             return super().generate(input_ids, *args, attention_mask=attention_mask, **kwargs)
         if kwargs.pop("use_cache", True) is False:
             warnings.warn("use_cache=False is ignored: a summarised video exists only as a cache", stacklevel=2)
@@ -79,8 +82,11 @@ class VideoXLGenerationMixin(GenerationMixin):
         if memory is not None:
             memory.check_prompt(self, prompt)
         regions = arrange_regions(
-            [] if images is None else images, modalities, len(input_ids),
-            prompt.num_regions - (memory is not None), self.model,
+            [] if images is None else images,
+            modalities,
+            len(input_ids),
+            prompt.num_regions - (memory is not None),
+            self.model,
         )
         lengths = [region.length(self.model) for region in regions]
         if memory is not None:
@@ -116,6 +122,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         prefix_ids: Tensor | Sequence[int],
         ratio: int | None = None,
         progress: Progress | None = None,
+        timer: StageTimer | None = None,
     ) -> VideoMemory:
         """Read a video once, to be asked about any number of times.
 
@@ -125,6 +132,7 @@ class VideoXLGenerationMixin(GenerationMixin):
             prefix_ids: [P] or [1, P] ids of the text before the video, without the placeholder.
             ratio: compression ratio; None: `config.beacon_ratio`.
             progress: called with numbers of frames as they are read.
+            timer: collects the seconds of decoding, encoding and summarising.
 
         Returns:
             A `VideoMemory` that grows with `extend`, answers through `generate(..., memory=...)` and can be saved.
@@ -132,7 +140,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         from videoxl.model.memory import VideoMemory
 
         memory = VideoMemory.start(self, prefix_ids, ratio)
-        memory.extend(frames, progress)
+        memory.extend(frames, progress, timer)
         return memory
 
     def _expand_prompt(self, prompt: Prompt, lengths: list[int]) -> tuple[Tensor, Tensor]:
@@ -170,8 +178,9 @@ class VideoXLGenerationMixin(GenerationMixin):
             model_inputs["attention_mask"] = model_inputs["attention_mask"][:, -stored:]
         return model_inputs
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None,
-                                      **model_kwargs):
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
+    ):
         """Beams and several answers a prompt need the cache repeated like the prompt."""
         cache = model_kwargs.get("past_key_values")
         if isinstance(cache, SummaryCache) and expand_size > 1:

@@ -29,9 +29,7 @@ class CheckpointLoadingMixin:
         wants_info = kwargs.pop("output_loading_info", False)
         # Mismatched shapes are collected and reported below with the other keys.
         kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         missing = set(info["missing_keys"])
         copied = model.copy_missing_beacon_weights(missing)
         faults = {
@@ -44,7 +42,9 @@ class CheckpointLoadingMixin:
         }
         if any(faults.values()):
             listed = "; ".join(f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in faults.items() if keys)
-            raise CheckpointError(f"checkpoint {pretrained_model_name_or_path} does not fit its configuration: {listed}")
+            raise CheckpointError(
+                f"checkpoint {pretrained_model_name_or_path} does not fit its configuration: {listed}"
+            )
         return (model, info) if wants_info else model
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from videoxl.model.plan import WindowStep
 from videoxl.model.pooling import pool_video
 from videoxl.model.prompt import Prompt
 from videoxl.model.runner import FRAMES_PER_CHUNK, Progress, RegionReader, check_finite, encode_frames, make_chooser
+from videoxl.timing import StageTimer
 
 
 class VideoMemory:
     """The summary of a prefix and one video. Made by `model.summarize`.
 
-    Visual tokens that do not fill a window stay pending: a question reads them on a fork, `extend` goes on from them, so
-    that cutting a video anywhere changes nothing.
+    Visual tokens that do not fill a window stay pending: a question reads them on a fork, `extend` goes on from them,
+    so that cutting a video anywhere changes nothing.
 
     Attributes:
         cache: the `SummaryCache` of prefix and full windows.
@@ -68,17 +70,29 @@ class VideoMemory:
         return model
 
     @torch.no_grad()
-    def extend(self, frames: Tensor | Iterable, progress: Progress | None = None) -> None:
+    def extend(
+        self, frames: Tensor | Iterable, progress: Progress | None = None, timer: StageTimer | None = None
+    ) -> None:
         """Read more frames; takes what `summarize` takes. Host memory holds one chunk at a time."""
-        decoder = self.model.model
-        for pixels, timestamps, indices in _chunks(frames, decoder.vision_tower):
-            features = pool_video(encode_frames(decoder, pixels), decoder.config)
-            for hidden in self.reader.push(features.unsqueeze(0)):
-                check_finite(hidden, self.cache)
+        decoder, hidden = self.model.model, None
+        stage = timer.stage if timer is not None else lambda name: nullcontext()
+        chunks = _chunks(frames, decoder.vision_tower)
+        while True:
+            with stage("decode"):  # the time that the model waits for frames
+                pixels, timestamps, indices = next(chunks, (None, [], []))
+            if pixels is None:
+                break
+            with stage("encode"):
+                features = pool_video(encode_frames(decoder, pixels), decoder.config)
+            with stage("summarise"):
+                for hidden in self.reader.push(features.unsqueeze(0)):
+                    pass
             self.timestamps += timestamps
             self.indices += indices
             if progress is not None:
                 progress(len(timestamps))
+        if hidden is not None:
+            check_finite(hidden, self.cache)
         self.source.update(getattr(frames, "source", {}))
 
     # -- asking ----------------------------------------------------------------------------------------------------
@@ -86,7 +100,9 @@ class VideoMemory:
     def check_prompt(self, model, prompt: Prompt) -> None:
         """Raise `PromptError` unless every row of `prompt` begins with this memory's prefix and a region."""
         if model is not self._model() and model_fingerprint(model) != self.fingerprint:
-            raise MemoryFileError(f"this memory was made by another model: {self.fingerprint}, not {model_fingerprint(model)}")
+            raise MemoryFileError(
+                f"this memory was made by another model: {self.fingerprint}, not {model_fingerprint(model)}"
+            )
         if not self.timestamps:
             raise PromptError("this memory holds no frames yet; call extend first")
         for row in prompt.texts[0].tolist():

@@ -94,7 +94,9 @@ def read_memory(path: Path, model) -> VideoMemory:
         for index, layer in enumerate(cache.layers):
             device = model.model.layers[index].self_attn.q_proj.weight.device
             if f"layers.{index}.keys" in file.keys():
-                parts = (file.get_tensor(f"layers.{index}.{part}").to(device).unsqueeze(0) for part in ("keys", "values"))
+                parts = (
+                    file.get_tensor(f"layers.{index}.{part}").to(device).unsqueeze(0) for part in ("keys", "values")
+                )
                 layer.replace(*parts)
         limit = model.config.max_position_embeddings
         chooser = RatioChooser(state["ratios"], state["ratio_mix"], state["window"], limit)

@@ -84,8 +84,15 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             if input_ids is not None and input_ids.shape[1] > 1 and (input_ids == IMAGE_TOKEN_INDEX).any():
                 raise PromptError("the prompt holds an <image> placeholder, but no `images` were given")
             return self._forward_text(
-                input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, labels, use_cache,
-                logits_to_keep, kwargs,
+                input_ids,
+                attention_mask,
+                position_ids,
+                past_key_values,
+                inputs_embeds,
+                labels,
+                use_cache,
+                logits_to_keep,
+                kwargs,
             )
         if past_key_values is not None or inputs_embeds is not None:
             raise PromptError("images go with input_ids and a fresh cache; leave past_key_values and inputs_embeds out")
@@ -107,9 +114,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         suffix, _ = pad_rows(prompt.suffixes, 0, "right")
         hidden = model.text_step(model.embed_tokens(suffix), cache)
         if targets is None:
-            return CausalLMOutputWithPast(
-                logits=self.lm_head(_keep(hidden, logits_to_keep)), past_key_values=cache
-            )
+            return CausalLMOutputWithPast(logits=self.lm_head(_keep(hidden, logits_to_keep)), past_key_values=cache)
         loss = loss + self._sum_loss(hidden, targets[:, read:])
         count = kwargs.get("num_items_in_batch")
         if count is None:
@@ -129,15 +134,29 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         return loss
 
     def _forward_text(
-        self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, labels, use_cache,
-        logits_to_keep, kwargs,
+        self,
+        input_ids,
+        attention_mask,
+        position_ids,
+        past_key_values,
+        inputs_embeds,
+        labels,
+        use_cache,
+        logits_to_keep,
+        kwargs,
     ) -> CausalLMOutputWithPast:
         """Text alone: plain Qwen2 on any cache, or text behind a summarised sequence on a `SummaryCache`."""
         if not isinstance(past_key_values, SummaryCache):
             return super().forward(
-                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-                past_key_values=past_key_values, inputs_embeds=inputs_embeds, labels=labels, use_cache=use_cache,
-                logits_to_keep=logits_to_keep, **kwargs,
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                **kwargs,
             )
         embeds = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         hidden = self.model.text_step(embeds, past_key_values, position_ids, attention_mask)

@@ -28,7 +28,9 @@ class OpenCLIPVisionTower(nn.Module):
             ) from error
         known = open_clip.list_models()
         if name not in known and not name.startswith("hf-hub:"):
-            raise ConfigError(f"OpenCLIP has no model {name!r}; it has {', '.join(known[:5])}, ... ({len(known)} names)")
+            raise ConfigError(
+                f"OpenCLIP has no model {name!r}; it has {', '.join(known[:5])}, ... ({len(known)} names)"
+            )
         visual = open_clip.create_model(name, pretrained=None).visual
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
             raise ConfigError(f"OpenCLIP model {name!r} has a {type(visual).__name__}; only plain ViT towers work here")

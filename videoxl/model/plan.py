@@ -167,9 +167,7 @@ class RegionPlanner:
         """The next window, given that `available` tokens of the region stand ready behind `position`."""
         if available < 1:
             raise PlanError(f"a window needs at least one visual token, {available} are there")
-        step = WindowStep(
-            self.position, self.position + min(self.window, available), self.chooser.next(), self.carry
-        )
+        step = WindowStep(self.position, self.position + min(self.window, available), self.chooser.next(), self.carry)
         self.position = step.stop
         self.carry = step.carry_out
         return step

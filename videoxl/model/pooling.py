@@ -23,7 +23,9 @@ def pool_patches(features: Tensor, stride: int, mode: str) -> Tensor:
     frames, patches, hidden = features.shape
     side = math.isqrt(patches)
     if side * side != patches or side < stride:
-        raise ConfigError(f"cannot pool {patches} patches with stride {stride}: they must form a square at least as wide")
+        raise ConfigError(
+            f"cannot pool {patches} patches with stride {stride}: they must form a square at least as wide"
+        )
     grid = features.transpose(1, 2).reshape(frames, hidden, side, side)
     pool = F.avg_pool2d if mode == "average" else F.max_pool2d
     return pool(grid, stride).flatten(2).transpose(1, 2)

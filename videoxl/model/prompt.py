@@ -45,7 +45,9 @@ def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels
         raise PromptError(f"input_ids must be [batch, tokens]; it has the shape {list(input_ids.shape)}")
     stray = input_ids[(input_ids < 0) & (input_ids != IMAGE_TOKEN_INDEX)]
     if stray.numel():
-        raise PromptError(f"input_ids holds {stray[0].item()}; only {IMAGE_TOKEN_INDEX} (a visual region) may be negative")
+        raise PromptError(
+            f"input_ids holds {stray[0].item()}; only {IMAGE_TOKEN_INDEX} (a visual region) may be negative"
+        )
     rows, label_rows = [], []
     for index, row in enumerate(input_ids):
         keep = slice(None) if attention_mask is None else attention_mask[index].bool()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videoxl.errors import BatchError, PromptError, UnsummarisedTokensWarning, VideoXLError
+from videoxl.errors import BatchError, NonFiniteError, PromptError, UnsummarisedTokensWarning
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import VideoXLModel
@@ -47,8 +47,13 @@ class Region:
         return visual_length(len(self.pixels[0]), model.vision_tower.num_patches, self.modality, model.config)
 
 
-def arrange_regions(images: Sequence[Tensor] | Tensor, modalities: Sequence[str] | None, num_rows: int,
-                    num_regions: int, model: VideoXLModel) -> list[Region]:
+def arrange_regions(
+    images: Sequence[Tensor] | Tensor,
+    modalities: Sequence[str] | None,
+    num_rows: int,
+    num_regions: int,
+    model: VideoXLModel,
+) -> list[Region]:
     """Give each placeholder of each row its pixels; `images` is flat, row by row.
 
     Args:
@@ -70,7 +75,9 @@ def arrange_regions(images: Sequence[Tensor] | Tensor, modalities: Sequence[str]
     if len(modalities) == 1:
         modalities = modalities * expected
     if len(modalities) != expected:
-        raise PromptError(f"`modalities` has {len(modalities)} entries for {expected} visual input(s); give one or each")
+        raise PromptError(
+            f"`modalities` has {len(modalities)} entries for {expected} visual input(s); give one or each"
+        )
     size = model.vision_tower.image_size
     for image, modality in zip(images, modalities):
         if modality not in ("video", "image"):
@@ -85,7 +92,9 @@ def arrange_regions(images: Sequence[Tensor] | Tensor, modalities: Sequence[str]
     regions = []
     for index in range(num_regions):
         pixels, kinds = images[index::num_regions], modalities[index::num_regions]
-        lengths = [visual_length(len(p), model.vision_tower.num_patches, k, model.config) for p, k in zip(pixels, kinds)]
+        lengths = [
+            visual_length(len(p), model.vision_tower.num_patches, k, model.config) for p, k in zip(pixels, kinds)
+        ]
         if len(set(lengths)) > 1 or len(set(kinds)) > 1:
             raise BatchError(
                 f"rows of a batch need visual regions of one kind and equal length; region {index} is {kinds} with "
@@ -95,8 +104,9 @@ def arrange_regions(images: Sequence[Tensor] | Tensor, modalities: Sequence[str]
     return regions
 
 
-def make_chooser(config: VideoXLConfig, sequence_length: int | None, ratio: int | None = None,
-                 seed: int | Sequence[int] = 42) -> RatioChooser:
+def make_chooser(
+    config: VideoXLConfig, sequence_length: int | None, ratio: int | None = None, seed: int | Sequence[int] = 42
+) -> RatioChooser:
     """The ratio chooser of one sequence; `ratio` overrides `config.beacon_ratio`."""
     ratios = config.active_ratios if ratio is None else [ratio]
     return RatioChooser(
@@ -192,10 +202,6 @@ def read_context(
         for features in iter_features(model, region, progress):
             yield from reader.push(features)
         yield from reader.close()
-
-
-class NonFiniteError(VideoXLError, ArithmeticError):
-    """The decoder produced infinities or NaN."""
 
 
 def check_finite(hidden: Tensor, cache: SummaryCache) -> None:

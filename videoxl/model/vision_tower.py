@@ -116,8 +116,8 @@ def resolve_vision_config(config: VideoXLConfig) -> CLIPVisionConfig:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"vision tower {name!r}: no such folder here or beside the checkpoint, not one of the known architectures "
-            f"({', '.join(_KNOWN_TOWERS)}), and the hub does not give it. Put the tower's folder beside the checkpoint, "
-            "or its configuration under 'mm_vision_config' in config.json"
+            f"({', '.join(_KNOWN_TOWERS)}), and the hub does not give it. Put the tower's folder beside the "
+            "checkpoint, or its configuration under 'mm_vision_config' in config.json"
         ) from error
 
 

@@ -1,0 +1,345 @@
+"""The `videoxl` command: ask a video, keep its memory, look at files, estimate cost.
+
+Answers and tables go to standard output, progress and notes to standard error. Mistakes end with one line and status 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import click
+import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers import TextIteratorStreamer, TextStreamer
+
+from videoxl import VideoMemory
+from videoxl.conversation import join_prompt_ids, video_prompt_ids
+from videoxl.describe import describe
+from videoxl.errors import CheckpointError, PromptError, VideoXLError
+from videoxl.estimate import BYTES, GIB, estimate
+from videoxl.model.builder import load_pretrained_model
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.memory_file import is_memory_file
+from videoxl.timing import StageTimer
+from videoxl.video import FrameChoice, open_video
+
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "tiny-random"
+DEFAULT_FRAMES = 128
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help=__doc__.split("\n")[0])
+notes = Console(stderr=True, highlight=False)
+
+Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder (default: the bundled model).")]
+Frames = Annotated[int | None, typer.Option(help=f"Frames, uniform over the video (default {DEFAULT_FRAMES}).")]
+Fps = Annotated[float | None, typer.Option(help="Frames a second instead of --frames.")]
+MaxFrames = Annotated[int | None, typer.Option(help="Upper bound for --fps.")]
+Start = Annotated[float | None, typer.Option(help="First second to read.")]
+End = Annotated[float | None, typer.Option(help="Second to stop at.")]
+Ratio = Annotated[int | None, typer.Option(help="Visual tokens that one cached position sums up (default 8).")]
+Backend = Annotated[str, typer.Option(help="Video decoder: pyav, decord or torchcodec.")]
+Timeout = Annotated[float, typer.Option(help="Seconds without a frame after which decoding is ended.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
+Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def ask(
+    video: Annotated[Path, typer.Argument(help="A video file, or a memory that `videoxl summarize` wrote.")],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    model: Model = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
+    start: Start = None,
+    end: End = None,
+    ratio: Ratio = None,
+    backend: Backend = "pyav",
+    timeout: Timeout = 60.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 1024,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is made.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about a video."""
+    if not question.strip():
+        raise PromptError("the question is empty")
+    choice = _choice(frames, fps, max_frames, start, end)
+    if is_memory_file(video) and (choice, ratio) != (None, None):
+        raise PromptError(
+            "a memory has its frames and its ratio already; leave --frames, --fps, --start, --end, --ratio out"
+        )
+    tokenizer, net, processor = _load(model, device, dtype)
+    timer = StageTimer(net.device)
+    _, behind = video_prompt_ids(tokenizer, question)
+    if is_memory_file(video):
+        memory, said = VideoMemory.load(video, net), []
+    else:
+        memory, said = _summarize(video, choice, ratio, backend, timeout, tokenizer, net, processor, timer)
+    prompt = torch.tensor([join_prompt_ids(memory.prefix_ids, behind)])
+    sampling = {"do_sample": temperature > 0} | ({"temperature": temperature} if temperature > 0 else {})
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream and not as_json else None
+    first = _FirstToken(timer, streamer)
+    output = net.generate(prompt, memory=memory, max_new_tokens=max_new_tokens, streamer=first, **sampling)
+    new = output[0, prompt.shape[1] - 1 + memory.num_visual_tokens :]
+    answer = tokenizer.decode(new, skip_special_tokens=True).strip()
+    report = {
+        "video": str(video),
+        "question": question,
+        "answer": answer,
+        "model": str(model or BUNDLED_MODEL),
+        **_numbers(memory),
+        "new_tokens": len(new),
+        "seconds": {stage: round(seconds, 3) for stage, seconds in timer.seconds.items()},
+        "peak_memory_bytes": _peak_memory(net.device),
+        "notes": said + _model_notes(net),
+    }
+    if as_json:
+        print(json.dumps(report))
+        return
+    if streamer is None:
+        print(answer)
+    print(_line(report))
+
+
+@app.command()
+def summarize(
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Memory file to write.")],
+    model: Model = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
+    start: Start = None,
+    end: End = None,
+    ratio: Ratio = None,
+    backend: Backend = "pyav",
+    timeout: Timeout = 60.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Read a video once and keep its memory in a file, to be asked any number of times."""
+    if output.exists() and not force:
+        raise PromptError(f"{output} exists; give --force to replace it")
+    choice = _choice(frames, fps, max_frames, start, end)
+    tokenizer, net, processor = _load(model, device, dtype)
+    timer = StageTimer(net.device)
+    memory, _ = _summarize(video, choice, ratio, backend, timeout, tokenizer, net, processor, timer)
+    with timer.stage("save"):
+        memory.save(output, overwrite=force)
+    print(f"wrote {output} ({output.stat().st_size / (1 << 20):.1f} MiB)")
+    print(_line({**_numbers(memory), "seconds": timer.seconds, "peak_memory_bytes": _peak_memory(net.device)}))
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A checkpoint folder, a memory file or a video.")],
+    as_json: AsJson = False,
+) -> None:
+    """Describe a checkpoint, a memory or a video."""
+    facts = describe(path)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    _print_table([(key.replace("_", " "), _readable(key, value)) for key, value in facts.items()])
+
+
+@app.command("estimate")
+def estimate_command(
+    frames: Annotated[int, typer.Option(help="Frames of the video.", min=1)],
+    ratio: Annotated[int, typer.Option(help="Compression ratio.")] = 8,
+    model: Annotated[Path | None, typer.Option("--model", help="Checkpoint folder or a file of configs/.")] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    as_json: AsJson = False,
+) -> None:
+    """Predict GPU memory and cached positions of a video before running it."""
+    if dtype not in BYTES:
+        raise PromptError(f"dtype {dtype!r} is not known; use {', '.join(BYTES)}")
+    cost = estimate(_read_config(model or BUNDLED_MODEL), frames, ratio, dtype)
+    within = cost.highest_position < cost.trained_positions
+    facts = {
+        "frames": cost.frames,
+        "ratio": cost.ratio,
+        "visual_tokens": cost.visual_tokens,
+        "cached_positions": cost.cached_positions,
+        "highest_position": cost.highest_position,
+        "trained_positions": cost.trained_positions,
+        "within_trained_positions": within,
+        "weights_bytes": cost.weights,
+        "cache_bytes": cost.cache,
+        "work_bytes": cost.work,
+        "total_bytes": cost.total,
+        "petaflop": round(cost.flop / 1e15, 3),
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    _print_table([(key.replace("_", " "), _readable(key, value)) for key, value in facts.items()])
+    if not within:
+        notes.print(
+            f"note: positions reach {cost.highest_position}, the model was trained to {cost.trained_positions}; "
+            "a larger ratio or fewer frames stay within"
+        )
+
+
+def main() -> None:
+    """Entry point: typed errors become one line and status 2."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.showwarning = lambda message, *_, **__: notes.print(f"note: {message}")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app(standalone_mode=False)
+    except VideoXLError as error:
+        notes.print(f"error: {error}", style="red")
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        notes.print("interrupted")
+        sys.exit(130)
+
+
+# -- what the commands share -----------------------------------------------------------------------------------------
+
+
+class _FirstToken(TextIteratorStreamer):
+    """Splits the seconds of answering at the first token; hands everything on to another streamer."""
+
+    def __init__(self, timer: StageTimer, then: TextStreamer | None):
+        self._timer, self._then, self._puts = timer, then, 0
+        self._open("first token")
+
+    def _open(self, name: str) -> None:
+        self._stage = self._timer.stage(name)
+        self._stage.__enter__()
+
+    def put(self, value: torch.Tensor) -> None:
+        self._puts += 1
+        if self._puts == 2:  # the first call hands over the prompt
+            self._stage.__exit__(None, None, None)
+            self._open("answer")
+        if self._then is not None:
+            self._then.put(value)
+
+    def end(self) -> None:
+        self._stage.__exit__(None, None, None)
+        if self._then is not None:
+            self._then.end()
+
+
+def _choice(frames, fps, max_frames, start, end) -> FrameChoice | None:
+    """The frames asked for; None where nothing was said."""
+    if (frames, fps, max_frames, start, end) == (None,) * 5:
+        return None
+    if frames is None and fps is None:
+        frames = DEFAULT_FRAMES
+    return FrameChoice(frames, fps, max_frames, start or 0.0, end)
+
+
+def _load(model: Path | None, device: str, dtype: str):
+    folder = model or BUNDLED_MODEL
+    if model is None and not folder.is_dir():
+        raise CheckpointError("the bundled model is not here (it lies in the repository); give --model FOLDER")
+    with notes.status(f"loading {folder.name}"):
+        tokenizer, net, processor, _ = load_pretrained_model(folder, device_map=device, torch_dtype=dtype)
+    for note in _model_notes(net):
+        notes.print(f"note: {note}")
+    return tokenizer, net, processor
+
+
+def _summarize(
+    video, choice, ratio, backend, timeout, tokenizer, net, processor, timer
+) -> tuple[VideoMemory, list[str]]:
+    choice = choice or FrameChoice(DEFAULT_FRAMES)
+    ratio = ratio if ratio is not None else (net.config.beacon_ratio[0] if len(net.config.beacon_ratio) == 1 else 8)
+    prefix, _ = video_prompt_ids(tokenizer, "")
+    with timer.stage("decode"):
+        source = open_video(str(video), processor, choice, backend=backend, timeout=timeout)
+    with source, _bar(source.num_frames) as advance:
+        memory = net.summarize(source, prefix_ids=prefix, ratio=ratio, progress=advance, timer=timer)
+    return memory, source.notes
+
+
+@contextmanager
+def _bar(total: int) -> Iterator:
+    columns = (TextColumn("reading frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda frames: progress.advance(task, frames)
+
+
+def _numbers(memory: VideoMemory) -> dict:
+    facts = memory.info()
+    return {
+        "frames": facts["frames"],
+        "visual_tokens": facts["visual_tokens"],
+        "cached_positions": facts["cached_positions"],
+        "ratios": facts["window_ratios"] or memory.reader.planner.chooser.ratios,
+    }
+
+
+def _model_notes(net) -> list[str]:
+    note = getattr(net.config, "model_note", None)
+    return [note] if note else []
+
+
+def _line(report: dict) -> str:
+    seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in report["seconds"].items())
+    ratios = ", ".join(map(str, report["ratios"]))
+    return (
+        f"[{report['frames']} frames, {report['visual_tokens']} visual tokens, {report['cached_positions']} cached "
+        f"positions, ratio {ratios}; {seconds}; peak memory {report['peak_memory_bytes'] / GIB:.2f} GiB]"
+    )
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: allocated on the GPU, or resident in this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _read_config(path: Path) -> VideoXLConfig:
+    if not path.exists():
+        raise CheckpointError(f"no such checkpoint or configuration: {path}")
+    try:
+        return VideoXLConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read the configuration {path}: {error}") from error
+
+
+def _readable(key: str, value) -> str:
+    if key.endswith("bytes"):
+        return f"{value / GIB:.2f} GiB" if value >= GIB else f"{value / (1 << 20):.1f} MiB"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "yes" if value is True else "no" if value is False else str(value)
+
+
+def _print_table(rows: list[tuple[str, str]]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in rows:
+        table.add_row(name, value)
+    Console(highlight=False, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 200))).print(table)
+
+
+if __name__ == "__main__":
+    main()

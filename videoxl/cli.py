@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import click
 import torch
 import transformers
 import typer
@@ -38,7 +37,13 @@ from videoxl.video import FrameChoice, open_video
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "tiny-random"
 DEFAULT_FRAMES = 128
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help=__doc__.split("\n")[0])
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=__doc__.split("\n")[0],
+)
 notes = Console(stderr=True, highlight=False)
 
 Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder (default: the bundled model).")]
@@ -191,7 +196,7 @@ def estimate_command(
         return
     _print_table([(key.replace("_", " "), _readable(key, value)) for key, value in facts.items()])
     if not within:
-        notes.print(
+        _say(
             f"note: positions reach {cost.highest_position}, the model was trained to {cost.trained_positions}; "
             "a larger ratio or fewer frames stay within"
         )
@@ -201,22 +206,21 @@ def main() -> None:
     """Entry point: typed errors become one line and status 2."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    warnings.showwarning = lambda message, *_, **__: notes.print(f"note: {message}")
+    warnings.showwarning = lambda message, *_, **__: _say(f"note: {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app(standalone_mode=False)
+        app()  # typer itself ends wrong usage with status 2, and Ctrl-C with 130
     except VideoXLError as error:
-        notes.print(f"error: {error}", style="red")
+        _say(f"error: {error}")
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        notes.print("interrupted")
-        sys.exit(130)
 
 
 # -- what the commands share -----------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    """One line on standard error, however long."""
+    notes.print(text, soft_wrap=True, markup=False)
 
 
 class _FirstToken(TextIteratorStreamer):
@@ -260,7 +264,7 @@ def _load(model: Path | None, device: str, dtype: str):
     with notes.status(f"loading {folder.name}"):
         tokenizer, net, processor, _ = load_pretrained_model(folder, device_map=device, torch_dtype=dtype)
     for note in _model_notes(net):
-        notes.print(f"note: {note}")
+        _say(f"note: {note}")
     return tokenizer, net, processor
 
 
@@ -280,7 +284,7 @@ def _summarize(
 @contextmanager
 def _bar(total: int) -> Iterator:
     columns = (TextColumn("reading frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True) as progress:
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
         task = progress.add_task("", total=total)
         yield lambda frames: progress.advance(task, frames)
 
@@ -331,6 +335,8 @@ def _readable(key: str, value) -> str:
         return f"{value / GIB:.2f} GiB" if value >= GIB else f"{value / (1 << 20):.1f} MiB"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.2f}"
     return "yes" if value is True else "no" if value is False else str(value)
 
 

@@ -70,8 +70,8 @@ def describe_memory(path: Path) -> dict:
         "kind": "video memory",
         "path": str(path),
         "frames": state["frames"],
-        "from_second": state["first_second"],
-        "to_second": state["last_second"],
+        "from_second": _rounded(state["first_second"]),
+        "to_second": _rounded(state["last_second"]),
         "cached_positions": state["cached_positions"],
         "windows": len(ratios),
         "ratios": sorted(set(ratios)) or state["ratios"],
@@ -97,3 +97,8 @@ def describe_video(path: Path) -> dict:
         "codec": info.codec,
         **({"damage": info.damage} if info.damage else {}),
     }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    """None, which JSON has, for a time that is not known."""
+    return None if seconds is None or math.isnan(seconds) else round(seconds, 3)

@@ -58,7 +58,10 @@ class FrameChoice:
             if value is not None and not value > 0:
                 raise VideoError(f"{name} is {value}; it must be above 0")
         if self.start < 0 or (self.end is not None and self.end <= self.start):
-            raise VideoError(f"the interval from {self.start} s to {self.end} s is empty")
+            raise VideoError(f"no frame can lie {self._interval()}: the interval is empty")
+
+    def _interval(self) -> str:
+        return f"from {self.start:g} s on" if self.end is None else f"from {self.start:g} s to {self.end:g} s"
 
     def indices(self, info: VideoInfo) -> np.ndarray:
         """Frame numbers, ascending, each once: [n] int64."""
@@ -66,7 +69,7 @@ class FrameChoice:
         inside = np.flatnonzero((times >= self.start) & (times < (np.inf if self.end is None else self.end)))
         if not len(inside):
             raise VideoError(
-                f"{info.path} has no frame from {self.start} s to {self.end} s; it is {info.duration:.2f} s long"
+                f"{info.path} has no frame {self._interval()}; it is {info.duration:.2f} s long"
             )
         if self.fps is not None:
             last = times[inside[-1]]

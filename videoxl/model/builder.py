@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
-from videoxl.errors import CheckpointError, MissingDependencyError
+from videoxl.errors import CheckpointError, ConfigError, MissingDependencyError, VideoXLError
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
@@ -86,7 +86,7 @@ def load_pretrained_model(
             path if (path / "tokenizer_config.json").is_file() or base is None else base
         )
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        if isinstance(error, (CheckpointError, MissingDependencyError)):
+        if isinstance(error, VideoXLError):
             raise
         raise CheckpointError(f"cannot load {path}: {error}") from error
     config = model.config
@@ -129,7 +129,10 @@ def _pick_dtype(wanted: str | torch.dtype, on_cpu: bool) -> torch.dtype:
     if isinstance(wanted, torch.dtype):
         return wanted
     if wanted != "auto":
-        return getattr(torch, wanted)
+        dtype = getattr(torch, wanted, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ConfigError(f"torch_dtype is {wanted!r}; use auto, bfloat16, float16 or float32")
+        return dtype
     if on_cpu:
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

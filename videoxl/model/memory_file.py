@@ -87,7 +87,7 @@ def read_memory(path: Path, model) -> VideoMemory:
         own = model_fingerprint(model)
         if state["fingerprint"] != own:
             raise MemoryFileError(
-                f"{path} was made by another model.\n  file:  {_line(state['fingerprint'])}\n  model: {_line(own)}\n"
+                f"{path} was made by another model: the file says {_line(state['fingerprint'])}; this model is {_line(own)}. "
                 "Load the model that made it (same weights, dtype and quantisation), or summarise the video again"
             )
         cache = SummaryCache(state["num_layers"])
@@ -116,6 +116,8 @@ def read_memory(path: Path, model) -> VideoMemory:
 
 def is_memory_file(path: Path) -> bool:
     """Whether a file says that it is a video memory (a truncated one still does)."""
+    if not path.is_file():  # a pipe would block
+        return False
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -1,6 +1,6 @@
 """Make the bundled sample video: four scenes and, in the third, one inserted card. Seeded; H.264 through PyAV.
 
-    python scripts/make_sample_video.py assets/sample.mp4
+python scripts/make_sample_video.py assets/sample.mp4
 """
 
 from __future__ import annotations

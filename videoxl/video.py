@@ -68,9 +68,7 @@ class FrameChoice:
         times = info.timestamps
         inside = np.flatnonzero((times >= self.start) & (times < (np.inf if self.end is None else self.end)))
         if not len(inside):
-            raise VideoError(
-                f"{info.path} has no frame {self._interval()}; it is {info.duration:.2f} s long"
-            )
+            raise VideoError(f"{info.path} has no frame {self._interval()}; it is {info.duration:.2f} s long")
         if self.fps is not None:
             last = times[inside[-1]]
             moments = self.start + np.arange(int((last - self.start) * self.fps) + 1) / self.fps

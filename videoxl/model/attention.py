@@ -12,14 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2Attention,
     Qwen2DecoderLayer,
     Qwen2MLP,
     Qwen2RMSNorm,
-    apply_rotary_pos_emb,
-    rotate_half,
+    Qwen2RotaryEmbedding,
 )
 
 from videoxl.model.attention_backends import attend
@@ -34,7 +34,7 @@ class WindowLayout:
         num_tokens: visual tokens, the first rows; the rest are beacons.
         order: [T] int64, grouped row that stands at each place of the sequence.
         places: [T] int64, place in the sequence of each grouped row (the inverse of `order`).
-        memory_rope: cosine and sine [1, b, D] of the positions the beacons take in the cache.
+        memory_rope: cosine and signed sine [1, b, D] of the positions the beacons take in the cache.
     """
 
     num_tokens: int
@@ -82,7 +82,7 @@ class BeaconAttention(Qwen2Attention):
 
         Args:
             hidden_states: [B, T, H], grouped where `window` is given.
-            position_embeddings: cosine and sine [B or 1, T, D], in the same order as the rows.
+            position_embeddings: cosine and signed sine [B or 1, T, D], in the same order as the rows.
             attention_mask: what `build_mask` made for the back end, or None for plain causal.
             past_key_values: the cache, advanced by this call only for text (a window is compacted by the runner).
             window: the layout of a window, None for text.
@@ -95,8 +95,10 @@ class BeaconAttention(Qwen2Attention):
         cached: dict = {}
         if window is not None:
             beacon_key, beacon_value = key[:, :, window.num_tokens :], value[:, :, window.num_tokens :]
-            cached["beacons"] = (_rotate(beacon_key, *window.memory_rope), beacon_value)
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+            cached["beacons"] = (rotate(beacon_key, *window.memory_rope), beacon_value)
+        num_heads = query.shape[1]
+        rotated = rotate(torch.cat([query, key], dim=1), *position_embeddings)
+        query, key = rotated[:, :num_heads], rotated[:, num_heads:]
         if window is not None:
             query, key, value = (x.index_select(2, window.order) for x in (query, key, value))
         if past_key_values is not None:
@@ -110,9 +112,31 @@ class BeaconAttention(Qwen2Attention):
         return project(output, self.o_proj, self.beacon_o_proj, window), weights
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE on x [B, N, b, D] with cos, sin [1, b, D]."""
-    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+class SignedRotaryEmbedding(Qwen2RotaryEmbedding):
+    """Qwen2's RoPE table with the sign of the rotation already in the sine's first half; see `rotate`."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """position_ids [B or 1, T] -> cosine and signed sine, each [B or 1, T, D] in the dtype of x."""
+        cos, sin = super().forward(x, position_ids)
+        half = sin.shape[-1] // 2
+        return cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """RoPE on x [B, N, T, D], in three kernels where transformers' takes five.
+
+    A decoded token is so little work that launching its kernels is what takes time.
+    """
+    rolled = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * cos.unsqueeze(1), rolled, signed_sin.unsqueeze(1))
+
+
+class FusedRMSNorm(Qwen2RMSNorm):
+    """Qwen2's norm in one kernel; it rounds once, behind the weight, where Qwen2's rounds before it as well."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
 
 
 class BeaconMLP(Qwen2MLP):
@@ -137,8 +161,8 @@ class BeaconDecoderLayer(Qwen2DecoderLayer):
         self.hidden_size = config.hidden_size
         self.self_attn = BeaconAttention(config, layer_idx)
         self.mlp = BeaconMLP(config)
-        self.input_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = FusedRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = FusedRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, hidden_states: Tensor, window: WindowLayout | None = None, **kwargs) -> Tensor:
         """hidden_states [B, T, H] -> [B, T, H]; see `BeaconAttention.forward` for the rest."""

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2Model,
-    Qwen2RMSNorm,
-    Qwen2RotaryEmbedding,
 )
 
-from videoxl.model.attention import BeaconDecoderLayer, WindowLayout
+from videoxl.model.attention import BeaconDecoderLayer, FusedRMSNorm, SignedRotaryEmbedding, WindowLayout
 from videoxl.model.attention_backends import build_mask
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig, check_config
@@ -43,8 +41,8 @@ class VideoXLModel(Qwen2Model):
         self.layers = nn.ModuleList(
             [BeaconDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
         )
-        self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = Qwen2RotaryEmbedding(config=config)
+        self.norm = FusedRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = SignedRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
         self.has_sliding_layers = False
         self.vision_tower = build_vision_tower(config)

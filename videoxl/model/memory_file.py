@@ -87,7 +87,8 @@ def read_memory(path: Path, model) -> VideoMemory:
         own = model_fingerprint(model)
         if state["fingerprint"] != own:
             raise MemoryFileError(
-                f"{path} was made by another model: the file says {_line(state['fingerprint'])}; this model is {_line(own)}. "
+                f"{path} was made by another model: the file says {_line(state['fingerprint'])}; this "
+                f"model is {_line(own)}. "
                 "Load the model that made it (same weights, dtype and quantisation), or summarise the video again"
             )
         cache = SummaryCache(state["num_layers"])

@@ -1,0 +1,144 @@
+"""The summary cache: lengths, compaction, forks that do not see each other."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from videoxl.errors import PlanError
+from videoxl.model.cache import SummaryCache
+
+
+def fill(cache: SummaryCache, tokens: int, value: float, beacons: int | None = None):
+    """One step of keys and values filled with `value`; a window leaves `beacons` positions of value + 0.5."""
+    seen = None
+    for index in range(len(cache.layers)):
+        step = torch.full((1, 2, tokens, 4), value)
+        staged = None
+        if beacons is not None:
+            staged = (torch.full((1, 2, beacons, 4), value + 0.5),) * 2
+        seen, _ = cache.update(step, step, index, **({"beacons": staged} if staged else {}))
+    seen = seen.clone()  # a view: compaction writes over the window
+    if beacons is not None:
+        cache.compact(tokens, tokens // beacons)
+    return seen
+
+
+def content(cache: SummaryCache) -> list[float]:
+    return cache.layers[0].keys[0, 0, :, 0].tolist()
+
+
+def test_a_window_sees_cache_and_itself_and_leaves_its_beacons():
+    cache = SummaryCache(2)
+    fill(cache, 3, 1.0)
+    seen = fill(cache, 8, 2.0, beacons=2)
+    assert seen[0, 0, :, 0].tolist() == [1.0] * 3 + [2.0] * 8
+    assert content(cache) == [1.0] * 3 + [2.5] * 2
+    fill(cache, 1, 3.0)
+    assert content(cache) == [1.0] * 3 + [2.5] * 2 + [3.0]
+    assert (cache.get_query_offset(), cache.get_seq_length()) == (6, 12)
+    assert cache.window_ratios == [4]
+    assert cache.num_bytes == 2 * 2 * 2 * 6 * 4 * 4
+
+
+def test_forks_grow_apart_in_any_order():
+    cache = SummaryCache(1)
+    fill(cache, 4, 1.0)
+    first, second = cache.fork(), cache.fork()
+    fill(first, 2, 2.0)
+    fill(second, 3, 3.0)
+    fill(cache, 1, 4.0)
+    third = first.fork()
+    fill(third, 1, 5.0)
+    fill(first, 1, 6.0)
+    assert content(first) == [1.0] * 4 + [2.0] * 2 + [6.0]
+    assert content(second) == [1.0] * 4 + [3.0] * 3
+    assert content(cache) == [1.0] * 4 + [4.0]
+    assert content(third) == [1.0] * 4 + [2.0] * 2 + [5.0]
+
+
+def test_a_fork_costs_nothing_until_two_holders_write():
+    cache = SummaryCache(1)
+    fill(cache, 4, 1.0)
+    fork = cache.fork()
+    fill(fork, 1, 2.0)
+    assert fork.layers[0].keys.data_ptr() == cache.layers[0].keys.data_ptr()
+    del fork
+    gc.collect()
+    before = cache.layers[0].keys.data_ptr()
+    fill(cache, 1, 3.0)  # the fork is gone, so its place may be taken
+    assert cache.layers[0].keys.data_ptr() == before
+    assert content(cache) == [1.0] * 4 + [3.0]
+
+
+def test_a_fork_of_a_fork_keeps_its_content_when_the_first_fork_dies():
+    cache = SummaryCache(1)
+    fill(cache, 4, 1.0)
+    fork = cache.fork()
+    fill(fork, 2, 2.0)
+    survivor = fork.fork()
+    del fork
+    gc.collect()
+    fill(cache, 2, 9.0)
+    assert content(survivor) == [1.0] * 4 + [2.0] * 2
+
+
+def test_growth_keeps_content_and_reserve_avoids_it():
+    cache = SummaryCache(1)
+    cache.reserve(9000)
+    fill(cache, 10, 1.0)
+    start = cache.layers[0].keys.data_ptr()
+    for value in range(2, 6):
+        fill(cache, 2000, float(value))
+    assert cache.layers[0].keys.data_ptr() == start
+    fill(cache, 3000, 6.0)
+    assert content(cache) == [1.0] * 10 + [v for value in range(2, 6) for v in [float(value)] * 2000] + [6.0] * 3000
+
+
+def test_crop_removes_text_and_never_a_window():
+    cache = SummaryCache(1)
+    fill(cache, 8, 1.0, beacons=4)
+    fill(cache, 3, 2.0)
+    cache.crop(-2)
+    assert content(cache) == [1.5] * 4 + [2.0]
+    assert cache.get_seq_length() == 9
+    with pytest.raises(PlanError, match="only 1 tokens"):
+        cache.crop(-2)
+    with pytest.raises(PlanError, match="negative"):
+        cache.crop(3)
+
+
+def test_rows_are_repeated_and_chosen():
+    cache = SummaryCache(1)
+    fill(cache, 2, 1.0)
+    fork = cache.fork()
+    fork.batch_repeat_interleave(3)
+    assert fork.layers[0].keys.shape == (3, 2, 2, 4)
+    assert cache.layers[0].keys.shape[0] == 1
+    fork.layers[0].keys[1] = 7.0
+    fork.reorder_cache(torch.tensor([1, 1]))
+    assert fork.layers[0].keys[:, 0, 0, 0].tolist() == [7.0, 7.0]
+
+
+def test_gradients_flow_from_later_steps_into_earlier_ones():
+    cache = SummaryCache(1)
+    early = torch.ones(1, 2, 3, 4, requires_grad=True)
+    beacons = torch.ones(1, 2, 1, 4, requires_grad=True)
+    cache.update(early, early, 0, beacons=(beacons * 2, beacons * 3))
+    cache.compact(3, 3)
+    late = torch.ones(1, 2, 1, 4)
+    keys, values = cache.update(late, late, 0)
+    (keys.sum() + values.sum()).backward()
+    assert not early.grad.any()  # the window itself is gone
+    assert beacons.grad.unique().tolist() == [5.0]
+
+
+def test_a_cache_made_in_inference_mode_grows_outside_of_it():
+    cache = SummaryCache(1)
+    with torch.inference_mode():
+        fill(cache, 4, 1.0)
+    with torch.no_grad():
+        fill(cache, 1, 2.0)
+    assert content(cache) == [1.0] * 4 + [2.0]

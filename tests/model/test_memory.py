@@ -1,0 +1,195 @@
+"""Video memory: one encode, many questions; any cut gives what one call gives; files that are whole or absent."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SAMPLE, load_golden_model, prompt_for, random_pixels, text_ids, with_regions
+
+from videoxl import VideoMemory
+from videoxl.errors import MemoryFileError, PlanError, PromptError
+from videoxl.video import FrameChoice, open_video
+
+NEW = {"max_new_tokens": 6, "do_sample": False}
+
+
+def direct(model, ids, pixels):
+    return model.generate(ids, images=[pixels], modalities=["video"], **NEW).tolist()
+
+
+@pytest.mark.parametrize("ratios", [[8], [2, 4, 8], [0], [7]])
+@pytest.mark.parametrize("cuts", [[23], [1, 22], [10, 10, 3], [3, 1, 13, 6]])
+@pytest.mark.filterwarnings("ignore::videoxl.errors.UnsummarisedTokensWarning")
+def test_any_cut_gives_what_one_call_gives(tiny, tmp_path, ratios, cuts):
+    tokenizer, model, _ = tiny
+    model.config.beacon_ratio = ratios
+    before, ids = prompt_for(tokenizer)
+    pixels = random_pixels(23)
+    expected = direct(model, ids, pixels)
+    first, *rest = pixels.split(cuts)
+    memory = model.summarize(first, prefix_ids=before)
+    for piece in rest:
+        model.generate(ids, memory=memory, **NEW)  # a question in between changes nothing
+        memory.extend(piece)
+    assert model.generate(ids, memory=memory, **NEW).tolist() == expected
+    memory.save(tmp_path / "m.safetensors")
+    loaded = VideoMemory.load(tmp_path / "m.safetensors", model)
+    assert model.generate(ids, memory=loaded, **NEW).tolist() == expected
+
+
+def test_extending_a_loaded_memory_goes_on_from_the_pending_tokens(tiny, tmp_path):
+    tokenizer, model, _ = tiny
+    model.config.beacon_ratio = [2, 4, 8]
+    before, ids = prompt_for(tokenizer)
+    pixels = random_pixels(37)
+    memory = model.summarize(pixels[:13], prefix_ids=before)
+    memory.save(tmp_path / "m.safetensors")
+    loaded = VideoMemory.load(tmp_path / "m.safetensors", model)
+    assert loaded.num_pending == 3 * 144
+    loaded.extend(pixels[13:])
+    assert model.generate(ids, memory=loaded, **NEW).tolist() == direct(model, ids, pixels)
+
+
+def test_questions_do_not_see_each_other_and_rows_share_a_memory(tiny):
+    tokenizer, model, _ = tiny
+    before, ids = prompt_for(tokenizer)
+    _, other = prompt_for(tokenizer, "And a quite different, longer question?")
+    pixels = random_pixels(12)
+    memory = model.summarize(pixels, prefix_ids=before, ratio=4)
+    model.config.beacon_ratio = [4]
+    for prompt in (ids, other, ids):
+        assert model.generate(prompt, memory=memory, **NEW).tolist() == direct(model, prompt, pixels)
+    rows = model.generate(ids.repeat(3, 1), memory=memory, **NEW).tolist()
+    assert rows == direct(model, ids, pixels) * 3
+    beams = model.generate(ids, memory=memory, num_beams=2, **NEW)
+    expected = model.generate(ids, images=[pixels], modalities=["video"], num_beams=2, **NEW)
+    assert beams.tolist() == expected.tolist()
+
+
+def test_pictures_may_follow_a_memory(tiny):
+    tokenizer, model, _ = tiny
+    pieces = [text_ids(tokenizer, text) for text in ("film ", " picture ", " same?")]
+    ids, pixels, picture = with_regions(*pieces), random_pixels(11), random_pixels(1, 5)
+    memory = model.summarize(pixels, prefix_ids=pieces[0])
+    found = model.generate(ids, memory=memory, images=[picture], modalities=["image"], **NEW)
+    expected = model.generate(ids, images=[pixels, picture], modalities=["video", "image"], **NEW)
+    assert found.tolist() == expected.tolist()
+
+
+def test_a_stream_gives_what_its_frames_give_and_times_every_beacon(tiny):
+    tokenizer, model, processor = tiny
+    before, ids = prompt_for(tokenizer)
+    with open_video(SAMPLE, processor, FrameChoice(num_frames=25), chunk=7) as stream:
+        memory = model.summarize(stream, prefix_ids=before)
+    with open_video(SAMPLE, processor, FrameChoice(num_frames=25)) as stream:
+        frames = np.concatenate([chunk.frames for chunk in stream])
+        times = stream.info.timestamps[stream.indices]
+    pixels = processor.preprocess(frames)["pixel_values"]
+    assert model.generate(ids, memory=memory, **NEW).tolist() == direct(model, ids, pixels)
+    assert memory.timestamps == times.tolist()
+    assert memory.source == {"path": str(SAMPLE), "fps": 10.0}
+    spans = memory.beacon_spans()
+    assert spans.shape == (2 * 180, 2)  # two full windows; five frames are pending
+    assert spans[0].tolist() == [times[0], times[0]]
+    assert spans[-1].tolist() == [times[19], times[19]]
+    assert (np.diff(spans[:, 0]) >= 0).all()
+
+
+def test_another_prefix_is_refused_with_both(tiny):
+    _, model, _ = tiny
+    memory = model.summarize(random_pixels(2), prefix_ids=[1, 2, 3])
+    with pytest.raises(PromptError, match=r"\[1, 2, 4\].*\[1, 2, 3\]"):
+        model.generate(with_regions([1, 2, 4], [5]), memory=memory, **NEW)
+
+
+def test_another_model_is_refused_with_both_fingerprints(tiny, golden, tmp_path):
+    _, model, _ = tiny
+    _, other, _, _ = load_golden_model(golden)
+    memory = model.summarize(random_pixels(2), prefix_ids=[1, 2, 3])
+    memory.save(tmp_path / "m.safetensors")
+    with pytest.raises(MemoryFileError) as caught:
+        VideoMemory.load(tmp_path / "m.safetensors", other)
+    assert memory.fingerprint["weights"] in str(caught.value)
+    assert VideoMemory.start(other, [1]).fingerprint["weights"] in str(caught.value)
+    with pytest.raises(MemoryFileError, match="another model"):
+        other.generate(with_regions([1, 2, 3], [5]), memory=memory, **NEW)
+
+
+def test_one_changed_weight_matrix_or_dtype_changes_the_fingerprint(tiny):
+    _, model, _ = tiny
+    before = VideoMemory.start(model, [1]).fingerprint
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight.mul_(1.01)
+    changed = VideoMemory.start(model, [1]).fingerprint
+    assert changed["weights"] != before["weights"] and changed["config"] == before["config"]
+    model.config.beacon_ratio = [4]  # a memory records its ratio; it is no part of the model
+    assert VideoMemory.start(model, [1]).fingerprint == changed
+    assert VideoMemory.start(model.bfloat16(), [1]).fingerprint["dtype"] == "bfloat16"
+
+
+def test_info_counts_and_the_model_may_be_gone(tiny):
+    _, model, _ = tiny
+    memory = model.summarize(random_pixels(12), prefix_ids=[1, 2, 3], ratio=16)
+    info = memory.info()
+    assert (info["frames"], info["visual_tokens"], info["pending_tokens"]) == (12, 1728, 288)
+    assert (info["cached_positions"], info["window_ratios"], info["windows"]) == (3 + 90, [16], 1)
+    orphan = VideoMemory(type("M", (), {})(), memory.cache, memory.reader, [1])
+    gc.collect()
+    with pytest.raises(MemoryFileError, match="model of this memory is gone"):
+        orphan.extend(random_pixels(1))
+
+
+def test_an_empty_memory_and_a_growing_one_with_adapt_are_refused(tiny):
+    _, model, _ = tiny
+    with pytest.raises(PromptError, match="no frames yet"):
+        model.generate(with_regions([1], [2]), memory=VideoMemory.start(model, [1]), **NEW)
+    model.config.beacon_ratio, model.config.beacon_ratio_mix = [2, 4], "adapt-100"
+    with pytest.raises(PlanError, match="name one ratio"):
+        model.summarize(random_pixels(10), prefix_ids=[1])
+
+
+def test_files_are_not_overwritten_unasked_and_damage_is_named(tiny, tmp_path):
+    _, model, _ = tiny
+    memory = model.summarize(random_pixels(2), prefix_ids=[1])
+    path = tmp_path / "m.safetensors"
+    memory.save(path)
+    whole = path.read_bytes()
+    with pytest.raises(MemoryFileError, match="overwrite=True"):
+        memory.save(path)
+    memory.save(path, overwrite=True)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MemoryFileError, match="cut short"):
+        VideoMemory.load(path, model)
+    with pytest.raises(MemoryFileError, match="no such memory"):
+        VideoMemory.load(tmp_path / "none", model)
+    with pytest.raises(MemoryFileError, match="no video memory"):
+        VideoMemory.load(ROOT / "assets" / "tiny-random" / "model.safetensors", model)
+    with pytest.raises(MemoryFileError, match="does not exist"):
+        memory.save(tmp_path / "no" / "m.safetensors")
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """A limit on file size stands for the full disk: writing past it fails in the same place."""
+    script = f"""
+import resource, signal, sys, torch
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from conftest import TINY, random_pixels
+from videoxl.errors import MemoryFileError
+from videoxl.model.builder import load_pretrained_model
+model = load_pretrained_model(TINY, device_map="cpu")[1]
+memory = model.summarize(random_pixels(40), prefix_ids=[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    memory.save({str(tmp_path / "m.safetensors")!r})
+except MemoryFileError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "refused: cannot save the memory" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from videoxl.errors import CheckpointError, ConfigError, MissingDependencyError,
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.model.vision_tower import find_tower_folder, load_tower_weights
+from videoxl.model.vision_tower import OPEN_CLIP_PREFIX, find_tower_folder, load_tower_weights, resolve_vision_config
 
 _VISUAL_PREFIXES = ("model.vision_tower.", "model.mm_projector.")
 
@@ -77,10 +77,9 @@ def load_pretrained_model(
         if base is None:
             model = LlavaQwenForCausalLM.from_pretrained(path, **kwargs)
         elif adapter:
-            model = _load_base(base, kwargs)
-            model = _merge_adapter(model, path)
+            model = _merge_adapter(_load_base(base, path, kwargs), path)
         else:
-            model = _load_base(base, kwargs)
+            model = _load_base(base, path, kwargs)
             _load_projector(model, path)
         tokenizer = AutoTokenizer.from_pretrained(
             path if (path / "tokenizer_config.json").is_file() or base is None else base
@@ -112,6 +111,10 @@ def _read_config(path: Path, base: Path | None, custom: VideoXLConfig | None, ov
             raise CheckpointError(f"cannot read the configuration of {folder}: {error}") from error
     for key, value in (overwrite or {}).items():
         setattr(config, key, value)
+    named = config.mm_vision_tower or ""
+    if named and config.mm_vision_config is None and not named.startswith(OPEN_CLIP_PREFIX):
+        # Found now, while it is known where `path` is; saved with the model, it makes a checkpoint stand by itself.
+        config.mm_vision_config = resolve_vision_config(config, path).to_diff_dict()
     return config
 
 
@@ -164,13 +167,13 @@ def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsA
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
 
 
-def _load_base(base: Path, kwargs: dict) -> LlavaQwenForCausalLM:
+def _load_base(base: Path, path: Path, kwargs: dict) -> LlavaQwenForCausalLM:
     """The base, with the tower's own weights where it is a plain language model."""
     model, info = LlavaQwenForCausalLM.from_pretrained(
         base, may_lack=_VISUAL_PREFIXES, output_loading_info=True, **kwargs
     )
     if any(key.startswith("model.vision_tower.") for key in info["missing_keys"]):
-        folder = find_tower_folder(model.config)
+        folder = find_tower_folder(model.config, path) or find_tower_folder(model.config, base)
         if folder is None:
             raise CheckpointError(
                 f"{base} has no vision tower, and the folder {model.config.mm_vision_tower!r} that the configuration "
@@ -217,7 +220,7 @@ def _read_weights(folder: Path, stem: str) -> dict[str, torch.Tensor] | None:
 def _image_processor(path: Path, base: Path | None, model: LlavaQwenForCausalLM) -> VideoXLImageProcessor | None:
     if model.model.vision_tower is None:
         return None
-    folders = [path, base, find_tower_folder(model.config)]
+    folders = [path, base, find_tower_folder(model.config, path)]
     for folder in folders:
         if folder is not None and (folder / "preprocessor_config.json").is_file():
             return VideoXLImageProcessor.from_pretrained(folder)

@@ -31,11 +31,12 @@ def model_fingerprint(model) -> dict[str, str]:
     """`config` and `weights` (16 hex digits each), `dtype` and `quantization`."""
     config = {key: value for key, value in model.config.to_dict().items() if key not in _IGNORED}
     quantization = getattr(model.config, "quantization_config", None)
+    method = getattr(quantization, "quant_method", quantization)
     return {
         "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
         "weights": _digest(_sampled_weights(model).numpy().tobytes()),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": "none" if quantization is None else str(quantization.quant_method),
+        "quantization": "none" if quantization is None else str(getattr(method, "value", method)),
     }
 
 

@@ -96,23 +96,26 @@ def build_vision_tower(config: VideoXLConfig) -> nn.Module | None:
     )
 
 
-def resolve_vision_config(config: VideoXLConfig) -> CLIPVisionConfig:
+def resolve_vision_config(config: VideoXLConfig, checkpoint: str | Path | None = None) -> CLIPVisionConfig:
     """Find the tower's configuration (DESIGN 4).
 
     Stored in the checkpoint itself; else, of `mm_vision_tower`: an existing local path, a folder of that name beside
     the checkpoint, the known architecture by name, a hub id.
+
+    Args:
+        checkpoint: folder of the checkpoint; None: where `config` was loaded from.
     """
     if config.mm_vision_config is not None:
         return CLIPVisionConfig(**config.mm_vision_config)
     name = config.mm_vision_tower
-    folder = find_tower_folder(config)
+    folder = find_tower_folder(config, checkpoint)
     if folder is not None:
-        return _read_vision_config(str(folder))
+        return CLIPVisionConfig.from_pretrained(folder)
     known = _KNOWN_TOWERS.get(Path(name).name)
     if known is not None:
         return CLIPVisionConfig(**known)
     try:
-        return _read_vision_config(name)
+        return CLIPVisionConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"vision tower {name!r}: no such folder here or beside the checkpoint, not one of the known architectures "
@@ -121,20 +124,17 @@ def resolve_vision_config(config: VideoXLConfig) -> CLIPVisionConfig:
         ) from error
 
 
-def find_tower_folder(config: VideoXLConfig) -> Path | None:
+def find_tower_folder(config: VideoXLConfig, checkpoint: str | Path | None = None) -> Path | None:
     """The local folder of the tower: its path as stored, or a folder of that name in or beside the checkpoint."""
     if not config.mm_vision_tower:
         return None
     stored = Path(config.mm_vision_tower)
     candidates = [stored]
-    if config.name_or_path:
-        checkpoint = Path(config.name_or_path).resolve()
-        candidates += [checkpoint / stored.name, checkpoint.parent / stored.name]
+    checkpoint = checkpoint or config.name_or_path
+    if checkpoint:
+        folder = Path(checkpoint).resolve()
+        candidates += [folder / stored.name, folder.parent / stored.name]
     return next((path for path in candidates if (path / "config.json").is_file()), None)
-
-
-def _read_vision_config(name: str) -> CLIPVisionConfig:
-    return CLIPVisionConfig.from_pretrained(name)
 
 
 def load_tower_weights(tower: CLIPVisionTower, folder: Path) -> None:

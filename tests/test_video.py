@@ -1,0 +1,252 @@
+"""Video input on real files: frame choice, true times, every container, damage, time limits, three decoders."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLE
+from videos import cut, read_number, rotate_mp4, write_sound, write_video
+
+from videoxl.errors import MissingDependencyError, VideoError, VideoTimeoutError
+from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.video import FrameChoice, VideoWarning, open_video, probe_video
+
+PROCESSOR = VideoXLImageProcessor()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder of short test videos."""
+    folder = tmp_path_factory.mktemp("clips")
+    write_video(folder / "h264.mp4", 120)
+    write_video(folder / "h264.mkv", 120)
+    write_video(folder / "vp9.webm", 60, codec="libvpx-vp9")
+    write_video(folder / "hevc.mp4", 60, codec="libx265")
+    write_video(folder / "fast.mp4", 120, options={"movflags": "faststart"})
+    rotate_mp4(folder / "h264.mp4", folder / "rotated.mp4")
+    write_sound(folder / "sound.mp4")
+    (folder / "text.mp4").write_text("this is no video\n")
+    (folder / "empty.mp4").write_bytes(b"")
+    for name in ("h264.mp4", "h264.mkv", "fast.mp4"):
+        cut(folder / name, folder / f"cut-{name}", 0.55)
+    return folder
+
+
+def read(path, choice=None, **kwargs):
+    """(frames uint8 [n, 336, 336, 3], times, numbers, stream) of everything that is streamed."""
+    stream = open_video(path, PROCESSOR, choice or FrameChoice(num_frames=10_000), **kwargs)
+    chunks = list(stream)
+    frames = np.concatenate([chunk.frames for chunk in chunks])
+    return frames, [t for c in chunks for t in c.timestamps], [i for c in chunks for i in c.indices], stream
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vp9.webm", "hevc.mp4"])
+@pytest.mark.filterwarnings("ignore::videoxl.video.VideoWarning")
+def test_every_frame_of_every_container_is_counted_timed_and_right(clips, name):
+    frames, times, numbers, stream = read(clips / name)
+    total = stream.info.num_frames
+    assert total == (120 if "h264" in name else 60)
+    assert numbers == list(range(total))
+    np.testing.assert_allclose(times, np.arange(total) / 25, atol=2e-3)
+    assert [read_number(frame) for frame in frames] == numbers
+    assert stream.info.duration == pytest.approx(total / 25, abs=0.01)
+
+
+@pytest.mark.parametrize("number", [1, 2, 7, 64, 119])
+def test_uniform_choice_is_the_published_rule(clips, number):
+    frames, _, numbers, _ = read(clips / "h264.mp4", FrameChoice(num_frames=number))
+    assert numbers == np.linspace(0, 119, number, dtype=int).tolist()
+    assert [read_number(frame) for frame in frames] == numbers
+
+
+def test_a_rate_takes_what_is_on_the_screen_and_bounds_hold(clips):
+    path = clips / "h264.mp4"
+    assert read(path, FrameChoice(fps=5))[2] == list(range(0, 120, 5))
+    assert read(path, FrameChoice(fps=2.5, start=1.0, end=3.0))[2] == [25, 35, 45, 55, 65]
+    assert read(path, FrameChoice(fps=1000))[2] == list(range(120))
+    assert read(path, FrameChoice(fps=25, max_frames=4))[2] == [0, 39, 79, 119]
+    assert read(path, FrameChoice(num_frames=50, max_frames=3, start=2, end=4))[2] == [50, 74, 99]
+
+
+def test_times_of_a_variable_rate_file_are_true(tmp_path):
+    times = np.cumsum([0, *[0.04, 0.2, 0.5] * 12]).round(3)
+    path = write_video(tmp_path / "vfr.mp4", len(times), times=times)
+    frames, found, numbers, _ = read(path, FrameChoice(num_frames=len(times)))
+    np.testing.assert_allclose(found, times, atol=2e-3)
+    assert [read_number(frame) for frame in frames] == numbers
+    shown = [int(np.searchsorted(times, moment + 1e-3, side="right")) - 1 for moment in np.arange(0, times[-1], 1.0)]
+    assert read(path, FrameChoice(fps=1))[2] == shown
+
+
+def test_rotation_is_honoured(clips):
+    info = probe_video(clips / "rotated.mp4")
+    assert (info.width, info.height, info.rotation % 180) == (240, 320, 90)
+    upright = read(clips / "h264.mp4", FrameChoice(num_frames=3))[0]
+    turned = read(clips / "rotated.mp4", FrameChoice(num_frames=3))[0]
+    expected = np.rot90(upright, -1, axes=(1, 2))  # the matrix turns clockwise
+    assert np.abs(turned.astype(int) - expected).max() <= 1  # the resize rounds between its two passes
+
+
+def test_seeking_decodes_few_frames_and_finds_the_right_ones(tmp_path, monkeypatch):
+    from videoxl import video_backends
+
+    path = write_video(tmp_path / "long.mp4", 600, gop=25)
+    decoded = []
+
+    def counting(container, stream):
+        for frame in original(container, stream):
+            decoded.append(frame.pts)
+            yield frame
+
+    original = video_backends.decode_frames
+    monkeypatch.setattr(video_backends, "decode_frames", counting)
+    frames, _, numbers, _ = read(path, FrameChoice(num_frames=6))
+    assert [read_number(frame) for frame in frames] == numbers
+    assert len(decoded) < 6 * 30
+    decoded.clear()
+    read(path, FrameChoice(num_frames=300))
+    assert len(decoded) <= 660  # wanted frames lie close together: decoded on, hardly anything twice
+
+
+def test_more_frames_than_there_are_uses_all_and_says_so(clips):
+    with pytest.warns(VideoWarning, match="120 frames where 500 were asked for"):
+        _, _, numbers, stream = read(clips / "h264.mp4", FrameChoice(num_frames=500))
+    assert len(numbers) == 120 and len(stream.notes) == 1
+
+
+@pytest.mark.parametrize("name", ["cut-fast.mp4", "cut-h264.mkv"])
+def test_of_a_cut_file_the_usable_part_is_used_and_its_share_said(clips, name):
+    with pytest.warns(VideoWarning, match=r"of 4\.8 s\) can be read|of 4\.8 s can be read"):
+        frames, _, numbers, stream = read(clips / name)
+    assert 30 < len(frames) < 100
+    assert [read_number(frame) for frame in frames] == numbers
+    assert "cut short" in stream.info.damage
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.mp4", "no such video"),
+        ("text.mp4", "cannot be opened as a video"),
+        ("empty.mp4", "cannot be opened as a video"),
+        ("cut-h264.mp4", "index is missing because the file was cut"),
+        ("sound.mp4", "no video stream \\(it holds audio\\)"),
+        (".", "is a folder"),
+    ],
+)
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_what_is_no_video_is_named(clips, name, said, timeout):
+    with pytest.raises(VideoError, match=said):
+        read(clips / name, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({}, "either"),
+        ({"num_frames": 3, "fps": 1}, "either"),
+        ({"num_frames": 0}, "num_frames is 0"),
+        ({"fps": -1.0}, "fps is -1"),
+        ({"num_frames": 3, "max_frames": 0}, "max_frames is 0"),
+        ({"num_frames": 3, "start": 5, "end": 5}, "empty"),
+        ({"num_frames": 3, "start": 900}, "no frame from 900 s on; it is 4.80 s long"),
+    ],
+)
+def test_frames_that_cannot_be_chosen_are_named(clips, choice, said):
+    with pytest.raises(VideoError, match=said):
+        read(clips / "h264.mp4", FrameChoice(**choice))
+
+
+def test_an_unknown_decoder_is_named(clips):
+    with pytest.raises(VideoError, match="'vlc' is not known; use pyav, decord, torchcodec"):
+        read(clips / "h264.mp4", backend="vlc")
+
+
+@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_other_decoders_give_equal_frames(clips, backend, timeout):
+    if importlib.util.find_spec(backend) is None:
+        with pytest.raises(MissingDependencyError, match=backend):
+            read(clips / "h264.mp4", FrameChoice(num_frames=3), backend=backend, timeout=timeout)
+        pytest.skip(f"{backend} is not installed; the error that says so was checked")
+    for name in ("h264.mp4", "h264.mkv", "rotated.mp4"):
+        expected = read(clips / name, FrameChoice(num_frames=30))[0]
+        try:
+            found = read(clips / name, FrameChoice(num_frames=30), backend=backend, timeout=timeout)[0]
+        except MissingDependencyError as error:
+            pytest.skip(f"{backend} is installed but does not load: {error}")
+        assert np.array_equal(found, expected), name
+
+
+def test_the_decoders_own_scaler_is_close_and_off_by_default(clips):
+    exact = read(clips / "h264.mp4", FrameChoice(num_frames=5))[0].astype(int)
+    scaled = read(clips / "h264.mp4", FrameChoice(num_frames=5), decoder_scaler=True)[0].astype(int)
+    difference = np.abs(exact - scaled)
+    assert 0 < difference.mean() < 4
+    with pytest.raises(VideoError, match="works with backend 'pyav'"):
+        read(clips / "h264.mp4", FrameChoice(num_frames=5), decoder_scaler=True, backend="decord")
+
+
+def test_chunks_are_bounded_and_a_process_gives_the_same(clips):
+    stream = open_video(clips / "h264.mp4", PROCESSOR, FrameChoice(num_frames=50), chunk=8, timeout=30)
+    chunks = list(stream)
+    assert [len(chunk.frames) for chunk in chunks] == [8] * 6 + [2]
+    expected = read(clips / "h264.mp4", FrameChoice(num_frames=50))[0]
+    assert np.array_equal(np.concatenate([chunk.frames for chunk in chunks]), expected)
+
+
+def test_a_hanging_decoder_is_killed(tmp_path):
+    """A pipe that nobody writes to blocks inside FFmpeg's C code, where no exception reaches."""
+    pipe = tmp_path / "hang.mp4"
+    os.mkfifo(pipe)
+    start = time.monotonic()
+    with pytest.raises(VideoTimeoutError, match="no frame for 2 s; the decoder was killed"):
+        read(pipe, timeout=2)
+    assert time.monotonic() - start < 10
+    assert decoder_processes(pipe) == []
+
+
+def test_a_stream_that_is_left_early_leaves_no_process(clips):
+    path = clips / "h264.mp4"
+    with open_video(path, PROCESSOR, FrameChoice(num_frames=100), chunk=1, timeout=30) as stream:
+        next(iter(stream))
+        assert len(decoder_processes(path)) == 1
+    assert decoder_processes(path) == []
+
+
+def test_a_decoder_dies_with_its_parent(clips):
+    script = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.video import FrameChoice, open_video
+stream = open_video({str(SAMPLE)!r}, VideoXLImageProcessor(), FrameChoice(num_frames=600), chunk=1, timeout=60)
+next(iter(stream))
+print("ready", flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "ready\n"
+    assert len(decoder_processes(SAMPLE)) == 1
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while decoder_processes(SAMPLE) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert decoder_processes(SAMPLE) == []
+
+
+def decoder_processes(path) -> list:
+    psutil = pytest.importorskip("psutil")
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if "video_worker" in command and str(path) in command and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found

@@ -253,6 +253,7 @@ def test_quantised_weights_answer(golden, bits):
     pytest.importorskip("bitsandbytes")
     tokenizer, model, _, _ = load(golden / "tiny", **{bits: True})
     kinds = {type(layer.self_attn.beacon_q_proj).__name__ for layer in model.model.layers}
+    assert type(model.model.mm_projector[0]) is type(model.lm_head) is torch.nn.Linear
     assert kinds == {"Linear4bit" if bits == "load_4bit" else "Linear8bitLt"}
     _, ids = prompt_for(tokenizer)
     output = model.generate(ids, images=[random_pixels(11)], modalities=["video"], **NEW)

@@ -155,7 +155,8 @@ def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsA
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("4- and 8-bit weights need bitsandbytes: pip install 'videoxl[quant]'") from error
-    skipped = ["vision_tower", "mm_projector", "lm_head"]  # a small share of the weights, a large one of the error
+    # A small share of the weights, a large one of the error.
+    skipped = ["model.vision_tower", "model.mm_projector", "lm_head"]
     if load_4bit:
         return BitsAndBytesConfig(
             load_in_4bit=True,

@@ -123,8 +123,9 @@ def measure(model, frames: int, ratio: int, new_tokens: int, dtype: torch.dtype)
     generator = torch.Generator().manual_seed(frames)
     video = torch.randint(0, 256, (frames, side, side, 3), dtype=torch.uint8, generator=generator)
     host = HostFrames(video.pin_memory() if cuda else video, VideoXLImageProcessor(side))
-    prefix = torch.randint(0, 1000, (PREFIX,))
-    prompt = torch.cat([prefix, torch.tensor([IMAGE_TOKEN_INDEX]), torch.randint(0, 1000, (QUESTION,))])
+    words = min(1000, model.config.vocab_size)
+    prefix = torch.randint(0, words, (PREFIX,))
+    prompt = torch.cat([prefix, torch.tensor([IMAGE_TOKEN_INDEX]), torch.randint(0, words, (QUESTION,))])
     prompt = prompt.unsqueeze(0).to(device)
     ready: Callable[[], None] = torch.cuda.synchronize if cuda else lambda: None
     if cuda:

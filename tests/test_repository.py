@@ -48,14 +48,15 @@ def test_the_readmes_quick_start_runs_as_printed(variant, capsys):
 
 
 def test_the_readmes_tree_names_what_is_there():
-    tree = re.search(r"```text\n(videoxl/.*?)```", README, re.S).group(1)
-    folders: list[str] = []
+    tree = re.search(r"```text\n(.*?)```", README, re.S).group(1)
+    folders, named = [], set()
     for line in tree.splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        for name in line.split("  ")[depth if depth else 0 :] and [line.strip().split("  ")[0]]:
-            folders = [*folders[:depth], name]
-            for part in name.split():
-                assert (ROOT / "".join(folders[:depth]) / part).exists(), line
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders = [*folders[:depth], name]
+        named.add("".join(folders))
+        assert (ROOT / "".join(folders)).exists(), line
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "videoxl").rglob("*.py")}
+    assert {name for name in modules - named if not name.endswith(("__init__.py", "version.py"))} == set()
 
 
 def test_links_and_files_that_documents_name_exist():

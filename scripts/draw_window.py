@@ -45,9 +45,8 @@ def main() -> None:
         axes.text(-0.5, y + 0.4, name, ha="right", va="center", fontsize=11)
         for place, kind in enumerate(stored + new):
             held = place < len(stored)
-            axes.add_patch(
-                Rectangle((place, y), 0.92, 0.8, facecolor=COLOURS[kind], edgecolor="black" if held else "none")
-            )
+            edge = "black" if held else "none"
+            axes.add_patch(Rectangle((place, y), 0.92, 0.8, facecolor=COLOURS[kind], edgecolor=edge, lw=1.4))
             axes.text(place + 0.46, y + 0.4, place, ha="center", va="center", fontsize=8)
     for x, (kind, label) in zip(
         (0, 5.2, 11.4), (("text", "text, kept"), ("visual", "visual token, dropped"), ("beacon", "beacon, kept"))

@@ -56,8 +56,8 @@ def main() -> None:
     axes.add_patch(Rectangle((15.4, 1.35), 0.7, 0.5, facecolor="white", edgecolor="black", lw=1.4))
     axes.text(16.3, 1.6, "in the cache", va="center", fontsize=10)
     axes.set_title(
-        f"Two windows of {WINDOW} visual tokens at ratio {RATIO}: each reads the cache and itself, causally, and leaves\n"
-        "its beacons. The number is the RoPE position: it counts what is stored, so beacons close up.",
+        f"Two windows of {WINDOW} visual tokens at ratio {RATIO}: each reads the cache and itself, causally, and "
+        "leaves\nits beacons. The number is the RoPE position: it counts what is stored, so beacons close up.",
         fontsize=11,
         loc="left",
     )

@@ -87,22 +87,10 @@ class BeaconAttention(Qwen2Attention):
             past_key_values: the cache, advanced by this call only for text (a window is compacted by the runner).
             window: the layout of a window, None for text.
         """
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = project(hidden_states, self.q_proj, self.beacon_q_proj, window).view(heads).transpose(1, 2)
-        key = project(hidden_states, self.k_proj, self.beacon_k_proj, window).view(heads).transpose(1, 2)
-        value = project(hidden_states, self.v_proj, self.beacon_v_proj, window).view(heads).transpose(1, 2)
-
-        cached: dict = {}
-        if window is not None:
-            beacon_key, beacon_value = key[:, :, window.num_tokens :], value[:, :, window.num_tokens :]
-            cached["beacons"] = (rotate(beacon_key, *window.memory_rope), beacon_value)
-        num_heads = query.shape[1]
-        rotated = rotate(torch.cat([query, key], dim=1), *position_embeddings)
-        query, key = rotated[:, :num_heads], rotated[:, num_heads:]
-        if window is not None:
-            query, key, value = (x.index_select(2, window.order) for x in (query, key, value))
+        query, key, value, beacons = self.rotated_heads(hidden_states, position_embeddings, window)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx, **cached)
+            staged = {} if beacons is None else {"beacons": beacons}
+            key, value = past_key_values.update(key, value, self.layer_idx, **staged)
 
         dropout = self.attention_dropout if self.training else 0.0
         output, weights = attend(self, query, key, value, attention_mask, dropout, **kwargs)
@@ -110,6 +98,28 @@ class BeaconAttention(Qwen2Attention):
         if window is not None:
             output = output.index_select(1, window.places)
         return project(output, self.o_proj, self.beacon_o_proj, window), weights
+
+    def rotated_heads(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], window: WindowLayout | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Queries, keys and values [B, N or G, T, D] in the order of the sequence, rotated to their places in it.
+
+        For a window also its beacons' keys, rotated to their final positions, and values [B, G, b, D]; else None.
+        """
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = project(hidden_states, self.q_proj, self.beacon_q_proj, window).view(heads).transpose(1, 2)
+        key = project(hidden_states, self.k_proj, self.beacon_k_proj, window).view(heads).transpose(1, 2)
+        value = project(hidden_states, self.v_proj, self.beacon_v_proj, window).view(heads).transpose(1, 2)
+        beacons = None
+        if window is not None:
+            beacon_key, beacon_value = key[:, :, window.num_tokens :], value[:, :, window.num_tokens :]
+            beacons = rotate(beacon_key, *window.memory_rope), beacon_value
+        num_heads = query.shape[1]
+        rotated = rotate(torch.cat([query, key], dim=1), *position_embeddings)
+        query, key = rotated[:, :num_heads], rotated[:, num_heads:]
+        if window is not None:
+            query, key, value = (x.index_select(2, window.order) for x in (query, key, value))
+        return query, key, value, beacons
 
 
 class SignedRotaryEmbedding(Qwen2RotaryEmbedding):

@@ -21,6 +21,7 @@ from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.decode_graph import decode_step
 from videoxl.model.decoder import VideoXLModel
 from videoxl.model.generation import VideoXLGenerationMixin
 from videoxl.model.loading import CheckpointLoadingMixin
@@ -158,6 +159,11 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
                 logits_to_keep=logits_to_keep,
                 **kwargs,
             )
+        if input_ids is not None and position_ids is not None:
+            step = decode_step(self, input_ids, attention_mask)
+            if step is not None:
+                logits = step(input_ids, position_ids, past_key_values)
+                return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
         embeds = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         hidden = self.model.text_step(embeds, past_key_values, position_ids, attention_mask)
         return CausalLMOutputWithPast(

@@ -198,12 +198,14 @@ class SummaryCache(Cache):
     Attributes:
         dropped: visual tokens that compaction removed, beacons counted against them: logical - physical length.
         window_ratios: compression ratio of every window read so far, in order.
+        has_padding: whether rows were padded behind the last region, so that masks are needed.
     """
 
     def __init__(self, num_layers: int, reserved: int = 0):
         super().__init__(layers=[SummaryLayer(reserved) for _ in range(num_layers)])
         self.dropped = 0
         self.window_ratios: list[int] = []
+        self.has_padding = False
         self._compacted_length = 0
 
     def compact(self, num_tokens: int, ratio: int) -> None:
@@ -235,6 +237,7 @@ class SummaryCache(Cache):
         other.layers = [layer.fork() for layer in self.layers]
         other.dropped = self.dropped
         other.window_ratios = list(self.window_ratios)
+        other.has_padding = self.has_padding
         other._compacted_length = self._compacted_length
         return other
 

@@ -2,7 +2,8 @@
 
 A decoded token is 5 ms of GPU work at 7B but hundreds of kernels; launching them one by one takes twice as long.
 All the work whose shapes never change, from one layer's attention to the next one's, is captured once as a graph; only
-writing the cache and attention, whose length grows, are launched as usual. The kernels are the same, so are the results.
+writing the cache and attention, whose length grows, are launched as usual. The kernels stay the same, and so do the
+results.
 
 Graphs belong to a model's weights, not to a sequence: inputs and outputs are copied in and out under a lock.
 

@@ -111,6 +111,7 @@ class VideoXLGenerationMixin(GenerationMixin):
             check_finite(hidden, cache)
 
         expanded, mask = self._expand_prompt(prompt, lengths)
+        cache.has_padding = len({len(suffix) for suffix in prompt.suffixes}) > 1
         kwargs.setdefault("pad_token_id", self.generation_config.pad_token_id)
         if kwargs["pad_token_id"] is None:
             kwargs["pad_token_id"] = _first(self.generation_config.eos_token_id)
@@ -175,7 +176,9 @@ class VideoXLGenerationMixin(GenerationMixin):
         )
         if isinstance(past_key_values, SummaryCache) and model_inputs.get("attention_mask") is not None:
             stored = past_key_values.get_query_offset() + model_inputs["input_ids"].shape[1]
-            model_inputs["attention_mask"] = model_inputs["attention_mask"][:, -stored:]
+            mask = model_inputs["attention_mask"][:, -stored:]
+            # transformers drops a mask of ones itself from 5.18 on; before, it would cost the unmasked fast path.
+            model_inputs["attention_mask"] = mask if past_key_values.has_padding else None
         return model_inputs
 
     def _expand_inputs_for_generation(

@@ -74,9 +74,10 @@ class DecodeStep:
             self._weights = self._addresses()
             self._segments: list[Callable[[], tuple]] = []
             self._outputs: list[tuple] = []
-            pool = torch.cuda.graph_pool_handle() if capture else None
+            # One side stream for all warm-ups: cuBLAS keeps a workspace of 32 MiB for every stream it ever saw.
+            capturing = (torch.cuda.graph_pool_handle(), torch.cuda.Stream()) if capture else None
             for index in range(len(decoder.layers) + 1):
-                self._add(self._segment(model, index), pool)
+                self._add(self._segment(model, index), capturing)
 
     def __call__(self, input_ids: Tensor, position_ids: Tensor, cache: SummaryCache) -> Tensor:
         """input_ids, position_ids [B, 1] -> logits [B, 1, V]; the cache grows by one position."""
@@ -122,13 +123,13 @@ class DecodeStep:
 
         return run
 
-    def _add(self, segment: Callable[[], tuple], pool) -> None:
-        if pool is None:
+    def _add(self, segment: Callable[[], tuple], capturing: tuple | None) -> None:
+        if capturing is None:
             self._segments.append(segment)
             self._outputs.append(segment())
             return
+        pool, side = capturing
         current = torch.cuda.current_stream()
-        side = torch.cuda.Stream()
         side.wait_stream(current)
         with torch.cuda.stream(side):
             segment()  # libraries allocate their workspaces on first use, which must not be captured

@@ -8,14 +8,15 @@ cd "$(dirname "$0")/.."
 root=$PWD
 . scripts/environment.sh
 
-video=assets/sample.mp4
+video=$root/assets/sample.mp4
 question="Does this video contain any inserted advertisement? If yes, which is the content of the ad?"
-if [ $# -gt 0 ] && [[ $1 != -* ]]; then video=$1; shift; cd "$called_from"; fi
+if [ $# -gt 0 ] && [[ $1 != -* ]]; then video=$1; shift; fi
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then question=$1; shift; fi
 
-(cd "$root" && make_environment .venv requirements.txt)
-if [ "$video" = assets/sample.mp4 ] && [ ! -f "$video" ]; then
+make_environment .venv requirements.txt
+if [ "$video" = "$root/assets/sample.mp4" ] && [ ! -f "$video" ]; then
     .venv/bin/python scripts/make_sample_video.py "$video"
 fi
 echo "== $video: $question" >&2
+cd "$called_from"
 exec "$root/.venv/bin/videoxl" ask "$video" "$question" --max-new-tokens 64 "$@"

@@ -133,5 +133,18 @@ def test_prompt_helpers(tiny):
         transform_input_id(tensor[None, :1], 3, 319)
     assert get_model_name_from_path("a/b/checkpoint-5/") == "b_checkpoint-5"
     stop = KeywordsStoppingCriteria(["bc"], tokenizer, tensor[None, :1])
-    for text, expected in (("ab", False), ("abcd", True)):
-        assert stop(torch.tensor([tokenizer("x" + text).input_ids]), None).tolist() == [expected]
+    prompt = "bc bc "  # the keyword in the (expanded) prompt does not count
+    for text, expected in (("a", False), ("ab", False), ("abc", True)):
+        assert stop(torch.tensor([tokenizer(prompt + text).input_ids]), None).tolist() == [expected]
+
+
+def test_pictures_are_opened_safely_on_the_way_to_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(40, 60)).save(tmp_path / "a.png", exif=exif)
+    config = type("C", (), {"image_aspect_ratio": "pad"})
+    upright = process_images([load_picture(tmp_path / "a.png")], VideoXLImageProcessor(), config)
+    for source in (str(tmp_path / "a.png"), Image.open(tmp_path / "a.png"), np.rot90(noise(40, 60), -1).copy()):
+        assert torch.equal(process_images([source], VideoXLImageProcessor(), config), upright)
+    turned = VideoXLImageProcessor().preprocess(tmp_path / "a.png")["pixel_values"]
+    assert torch.equal(turned, VideoXLImageProcessor().preprocess(load_picture(tmp_path / "a.png"))["pixel_values"])

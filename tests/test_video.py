@@ -6,8 +6,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import time
 
+import av
 import numpy as np
 import pytest
 from conftest import ROOT, SAMPLE
@@ -113,6 +115,96 @@ def test_seeking_decodes_few_frames_and_finds_the_right_ones(tmp_path, monkeypat
     decoded.clear()
     read(path, FrameChoice(num_frames=300))
     assert len(decoded) <= 660  # wanted frames lie close together: decoded on, hardly anything twice
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vp9.webm"])
+@pytest.mark.filterwarnings("ignore::videoxl.video.VideoWarning")
+def test_one_damaged_frame_costs_its_group_and_no_more(clips, tmp_path, name):
+    with av.open(str(clips / name)) as container:
+        packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+        keyframes = [packet.pts for packet in packets if packet.is_keyframe]
+    victim = max((p for p in packets if not p.is_keyframe and p.pts < keyframes[1]), key=lambda packet: packet.size)
+    data = bytearray((clips / name).read_bytes())
+    place = data.find(bytes(victim))
+    data[place + 4 : place + victim.size] = b"\xff" * (victim.size - 4)
+    (tmp_path / name).write_bytes(data)
+    frames, _, numbers, stream = read(tmp_path / name)
+    in_group = np.searchsorted(np.sort([packet.pts for packet in packets]), keyframes[1])
+    assert len(frames) >= stream.info.num_frames - in_group
+    assert [read_number(frame) for frame, n in zip(frames, numbers) if n >= in_group] == [
+        n for n in numbers if n >= in_group
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::videoxl.video.VideoWarning")
+def test_a_stream_that_was_joined_late_is_read_from_its_first_keyframe(clips, tmp_path):
+    with av.open(str(clips / "h264.mkv")) as source, av.open(str(tmp_path / "late.ts"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(source.streams.video[0]))[5:]:
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    frames, _, _, _ = read(tmp_path / "late.ts")
+    assert len(frames) >= 100
+    first = read_number(frames[-1]) - len(frames) + 1
+    assert [read_number(frame) for frame in frames] == list(range(first, first + len(frames)))
+
+
+@pytest.mark.filterwarnings("ignore::videoxl.video.VideoWarning")
+def test_packets_without_presentation_times_are_read_by_decoding(tmp_path):
+    path = write_video(tmp_path / "old.avi", 40)  # H.264 with B-frames; AVI stores no presentation times
+    frames, _, numbers, _ = read(path)
+    assert [read_number(frame) for frame in frames] == list(range(40)) and numbers == list(range(40))
+    assert [read_number(frame) for frame in read(path, FrameChoice(num_frames=4))[0]] == [0, 13, 26, 39]
+
+
+@pytest.mark.filterwarnings("ignore::videoxl.video.VideoWarning")
+def test_a_raw_stream_without_times_is_counted(tmp_path):
+    frames, times, _, _ = read(write_video(tmp_path / "raw.h264", 20))
+    assert [read_number(frame) for frame in frames] == list(range(20))
+    np.testing.assert_allclose(times, np.arange(20) / 25)
+
+
+def test_frames_that_an_edit_list_hides_are_no_damage(tmp_path):
+    times = np.arange(40) / 25 - 0.2  # an mp4 that starts before zero gets an edit list
+    path = write_video(tmp_path / "edited.mp4", 40, times=times)
+    assert probe_video(path).damage is None
+
+
+def test_a_stream_is_read_once(clips):
+    stream = open_video(clips / "h264.mp4", PROCESSOR, FrameChoice(num_frames=3))
+    assert len(list(stream)) == 1
+    with pytest.raises(VideoError, match="were read already"):
+        list(stream)
+
+
+def test_decoding_goes_on_while_the_model_computes(clips):
+    """Nothing is taken from the stream for a while; afterwards the frames are already there."""
+    with open_video(clips / "h264.mp4", PROCESSOR, FrameChoice(num_frames=60), chunk=1, timeout=30) as stream:
+        chunks = iter(stream)
+        next(chunks)
+        time.sleep(3)
+        start = time.monotonic()
+        assert sum(1 for _ in chunks) == 59
+        assert time.monotonic() - start < 0.3
+
+
+def test_a_process_outlives_the_thread_that_opened_it(clips):
+    opened = []
+    thread = threading.Thread(
+        target=lambda: opened.append(open_video(clips / "h264.mp4", PROCESSOR, FrameChoice(num_frames=90), timeout=30))
+    )
+    thread.start()
+    thread.join()
+    assert sum(len(chunk.frames) for chunk in opened[0]) == 90
+
+
+def test_a_process_that_was_never_read_ends_when_closed(clips):
+    path = clips / "h264.mp4"
+    stream = open_video(path, PROCESSOR, FrameChoice(num_frames=100), timeout=30)
+    assert len(decoder_processes(path)) == 1
+    stream.close()
+    assert decoder_processes(path) == []
 
 
 def test_more_frames_than_there_are_uses_all_and_says_so(clips):

@@ -26,7 +26,7 @@ from transformers import TextIteratorStreamer, TextStreamer
 from videoxl import VideoMemory
 from videoxl.conversation import join_prompt_ids, video_prompt_ids
 from videoxl.describe import describe
-from videoxl.errors import CheckpointError, PromptError, VideoXLError
+from videoxl.errors import CheckpointError, ConfigError, PromptError, VideoXLError
 from videoxl.estimate import BYTES, GIB, estimate
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.configuration import VideoXLConfig
@@ -73,8 +73,8 @@ def ask(
     ratio: Ratio = None,
     backend: Backend = "pyav",
     timeout: Timeout = 60.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 1024,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 1024,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.", min=0)] = 0.0,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is made.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -141,6 +141,10 @@ def summarize(
     """Read a video once and keep its memory in a file, to be asked any number of times."""
     if output.exists() and not force:
         raise PromptError(f"{output} exists; give --force to replace it")
+    if not output.parent.is_dir() or output.is_dir():
+        raise PromptError(
+            f"cannot write {output}: {'it is a folder' if output.is_dir() else 'its folder does not exist'}"
+        )
     choice = _choice(frames, fps, max_frames, start, end)
     tokenizer, net, processor = _load(model, device, dtype)
     timer = StageTimer(net.device)
@@ -213,6 +217,11 @@ def main() -> None:
     except VideoXLError as error:
         _say(f"error: {error}")
         sys.exit(2)
+    except torch.OutOfMemoryError:
+        _say(
+            "error: the GPU is out of memory; read fewer frames or use a larger ratio (`videoxl estimate` predicts it)"
+        )
+        sys.exit(2)
 
 
 # -- what the commands share -----------------------------------------------------------------------------------------
@@ -261,11 +270,23 @@ def _load(model: Path | None, device: str, dtype: str):
     folder = model or BUNDLED_MODEL
     if model is None and not folder.is_dir():
         raise CheckpointError("the bundled model is not here (it lies in the repository); give --model FOLDER")
+    _check_device(device)
     with notes.status(f"loading {folder.name}"):
         tokenizer, net, processor, _ = load_pretrained_model(folder, device_map=device, torch_dtype=dtype)
     for note in _model_notes(net):
         _say(f"note: {note}")
     return tokenizer, net, processor
+
+
+def _check_device(device: str) -> None:
+    if device == "auto":
+        return
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is not known; use auto, cpu or cuda:0") from error
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device!r} is not here; this machine has {torch.cuda.device_count()} GPU(s)")
 
 
 def _summarize(

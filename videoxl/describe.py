@@ -27,8 +27,11 @@ def describe_checkpoint(folder: Path) -> dict:
     """Shape, compression and size of a checkpoint, from its configuration and file headers; nothing is loaded."""
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
-    config = VideoXLConfig.from_pretrained(folder)
-    stored = json.loads((folder / "config.json").read_text())
+    try:
+        config = VideoXLConfig.from_pretrained(folder)
+        stored = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the configuration of {folder} cannot be read: {error}") from error
     if stored.get("model_type") != VideoXLConfig.model_type:
         raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model; a Video-XL one has 'llava_qwen'")
     check_config(config)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
+from videoxl.errors import ConfigError
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.plan import RatioChooser, plan_region
 from videoxl.model.pooling import visual_length
 from videoxl.model.runner import FRAMES_PER_CHUNK
-from videoxl.model.vision_tower import resolve_vision_config
+from videoxl.model.vision_tower import OPEN_CLIP_PREFIX, resolve_vision_config
 
 GIB = 1 << 30
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -60,9 +61,11 @@ def estimate(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloa
     """Predict the cost of `frames` frames at compression ratio `ratio` with weights in `dtype`.
 
     Raises:
-        PlanError: a ratio that the plan cannot serve.
+        PlanError: a ratio that the plan cannot serve. ConfigError: a vision tower other than CLIP.
     """
     size = BYTES[dtype]
+    if config.mm_vision_tower is None or config.mm_vision_tower.startswith(OPEN_CLIP_PREFIX):
+        raise ConfigError(f"costs are known for CLIP towers; this configuration has {config.mm_vision_tower!r}")
     vision = resolve_vision_config(config)
     patches = (vision.image_size // vision.patch_size) ** 2
     tokens = visual_length(frames, patches, "video", config)

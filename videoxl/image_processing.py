@@ -22,6 +22,7 @@ from transformers.image_processing_utils import BatchFeature
 
 from videoxl.errors import CheckpointError, PictureError
 from videoxl.frame_resize import resize_and_crop_frame, shorter_side_to
+from videoxl.pictures import load_picture
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -48,7 +49,7 @@ class VideoXLImageProcessor:
         """Resize the shorter side to S (bicubic), crop the centre, scale to 0..1, normalise.
 
         Args:
-            images: uint8 array or tensor [F, H, W, 3] or [H, W, 3], a PIL picture, or a list of these.
+            images: uint8 array or tensor [F, H, W, 3] or [H, W, 3], a PIL picture, a path, or a list of these.
             return_tensors: `pt`, `np` or None (a list of arrays).
 
         Returns:
@@ -113,7 +114,7 @@ class VideoXLImageProcessor:
 def resize_fixed_point(
     frames: Tensor, height: int, width: int, rows: slice = slice(None), columns: slice = slice(None)
 ) -> Tensor:
-    """Pillow's bicubic filter in plain torch, equal to the bit, on any device.
+    """Pillow's bicubic filter in plain torch, equal to the bit, on any device that has float64.
 
     Args:
         frames: uint8 [F, H, W, 3].
@@ -163,8 +164,8 @@ def _bicubic(x: float) -> float:
 
 def _batches(images) -> list[Tensor]:
     """Any input that `preprocess` takes, as uint8 tensors [F, H, W, 3]."""
-    if isinstance(images, Image.Image):
-        images = np.array(images.convert("RGB"))
+    if isinstance(images, (Image.Image, str, Path)):
+        images = np.array(load_picture(images))
     if isinstance(images, (list, tuple)):
         if not images:
             raise PictureError("there is nothing to preprocess: the list of images is empty")

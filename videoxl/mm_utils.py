@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import StoppingCriteria
 
 from videoxl.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from videoxl.errors import ConfigError, PromptError
 from videoxl.image_processing import VideoXLImageProcessor
-from videoxl.pictures import pad_to_square, parse_grids, split_into_views
+from videoxl.pictures import load_picture, pad_to_square, parse_grids, split_into_views
 
 
-def process_images(images: Sequence[Image.Image], image_processor: VideoXLImageProcessor, model_cfg) -> Tensor | list:
+def process_images(images: Sequence, image_processor: VideoXLImageProcessor, model_cfg) -> Tensor | list:
     """Pixel values of pictures by `model_cfg.image_aspect_ratio`.
+
+    Args:
+        images: anything that `load_picture` opens: paths, PIL pictures, uint8 arrays [H, W, 3].
 
     Returns:
         `anyres`: [views, 3, S, S] a picture, view 0 the whole picture, stacked where all have equally many views.
         `pad`, `square` or None: [pictures, 3, S, S].
     """
     mode = getattr(model_cfg, "image_aspect_ratio", None)
-    images = [image.convert("RGB") for image in images]
+    images = [load_picture(image) for image in images]
     if mode == "anyres" or (mode or "").startswith("anyres_max"):
         grids = parse_grids(model_cfg.image_grid_pinpoints, image_processor.side)
         views = [
@@ -80,12 +82,15 @@ def get_model_name_from_path(model_path: str) -> str:
 class KeywordsStoppingCriteria(StoppingCriteria):
     """Stop a row as soon as its new text holds one of the keywords."""
 
-    def __init__(self, keywords: Sequence[str], tokenizer, input_ids: Tensor):
+    def __init__(self, keywords: Sequence[str], tokenizer, input_ids: Tensor | None = None):
+        """`input_ids` is taken for compatibility: the expanded prompt is longer, so its end is found on the way."""
         self.keywords = list(keywords)
         self.tokenizer = tokenizer
-        self.start_len = input_ids.shape[1]
+        self._prompt_length: int | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
-        texts = self.tokenizer.batch_decode(input_ids[:, self.start_len :], skip_special_tokens=False)
+        if self._prompt_length is None or input_ids.shape[1] <= self._prompt_length:
+            self._prompt_length = input_ids.shape[1] - 1  # asked first when one new token is there
+        texts = self.tokenizer.batch_decode(input_ids[:, self._prompt_length :], skip_special_tokens=False)
         found = [any(keyword in text for keyword in self.keywords) for text in texts]
         return torch.tensor(found, dtype=torch.bool, device=input_ids.device)

@@ -9,7 +9,7 @@ Shape letters: F frames of a chunk, n frames chosen, S side of the model's input
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -127,6 +127,7 @@ class FrameStream:
         image_processor: VideoXLImageProcessor,
         chunk: int,
         notes: list[str],
+        close: Callable[[], None] | None = None,
     ):
         self.info = info
         self.indices = indices
@@ -135,6 +136,8 @@ class FrameStream:
         self._frames = frames
         self._image_processor = image_processor
         self._chunk = chunk
+        self._close = close or frames.close
+        self._started = False
 
     @property
     def num_frames(self) -> int:
@@ -142,6 +145,9 @@ class FrameStream:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[FrameChunk]:
+        if self._started:
+            raise VideoError(f"the frames of {self.info.path} were read already; open the video again")
+        self._started = True
         held: list[tuple[int, np.ndarray]] = []
         delivered = 0
         for item in self._frames:
@@ -162,9 +168,7 @@ class FrameStream:
 
     def close(self) -> None:
         """End decoding; a decoder process is killed."""
-        close = getattr(self._frames, "close", None)
-        if close is not None:
-            close()
+        self._close()
 
     def __enter__(self) -> FrameStream:
         return self
@@ -209,12 +213,12 @@ def open_video(
         index = index_video(path)
         indices = choice.indices(index.info)
         frames = decode_resized(index, indices.tolist(), backend, image_processor.side, decoder_scaler)
-        info = index.info
+        info, close = index.info, None
     else:
         from videoxl.video_process import DecoderProcess
 
         process = DecoderProcess(path, choice, backend, image_processor.side, decoder_scaler, timeout)
-        info, indices, frames = process.info, process.indices, process.frames()
+        info, indices, frames, close = process.info, process.indices, process.frames(), process.close
     notes = [f"{path}: {info.damage}"] if info.damage else []
     wanted = choice.num_frames or 0
     if choice.max_frames is not None:
@@ -223,7 +227,7 @@ def open_video(
         notes.append(f"{path} has {len(indices)} frames where {wanted} were asked for; all of them are used")
     for note in notes:
         warnings.warn(note, VideoWarning, stacklevel=2)
-    return FrameStream(info, indices, frames, image_processor, chunk, notes)
+    return FrameStream(info, indices, frames, image_processor, chunk, notes, close)
 
 
 def decode_resized(

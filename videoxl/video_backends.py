@@ -42,7 +42,10 @@ def read_frames(index: VideoIndex, wanted: Sequence[int], backend: str, scaler_s
 
 def _pyav_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | None = None) -> Frames:
     """FFmpeg through PyAV: decode on, or seek where a keyframe lies between here and the next wanted frame."""
-    container, decoded, position = None, iter(()), None
+    if not index.timed:
+        yield from _counted_frames(index, wanted, scaler_side)
+        return
+    container, decoded, position, held = None, iter(()), None, None
     try:
         for number in wanted:
             pts = int(index.pts[number])
@@ -51,16 +54,32 @@ def _pyav_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | No
                 if container is None:
                     container = open_container(index.info.path)
                     container.streams.video[0].thread_type = "AUTO"
-                decoded = _decode_from(container, index, keyframe, pts)
-            for frame in decoded:
-                position = frame.pts
-                if position >= pts:
-                    if position == pts:
-                        yield number, _to_array(frame, index.info.rotation, scaler_side)
+                decoded, held = _decode_from(container, index, keyframe, pts), None
+            # A frame behind the wanted one (which then cannot be decoded) is held: it may be the next one wanted.
+            while held is None or held.pts < pts:
+                held = next(decoded, None)
+                if held is None:
                     break
+                if held.pts is None:  # no time, no place: it cannot be asked for
+                    held = None
+                    continue
+                position = held.pts
+            if held is not None and held.pts == pts:
+                yield number, _to_array(held, index.info.rotation, scaler_side)
     finally:
         if container is not None:
             container.close()
+
+
+def _counted_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | None) -> Frames:
+    """Frames of a file without times, by counting from its start."""
+    asked = set(wanted)
+    with open_container(index.info.path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for number, frame in enumerate(decode_frames(container, stream)):
+            if number in asked:
+                yield number, _to_array(frame, index.info.rotation, scaler_side)
 
 
 def _decode_from(container, index: VideoIndex, keyframe: int, pts: int) -> Iterator[av.VideoFrame]:
@@ -76,7 +95,7 @@ def _decode_from(container, index: VideoIndex, keyframe: int, pts: int) -> Itera
                 f"{index.info.path}: seeking to {target * stream.time_base:.1f} s failed: {error}"
             ) from error
         frames = decode_frames(container, stream)
-        first = next(frames, None)
+        first = next((frame for frame in frames if frame.pts is not None), None)
         if target < index.pts[0]:
             break
         target, step = target - step, step * 2

@@ -49,9 +49,13 @@ class VideoInfo:
 
 @dataclass
 class VideoIndex:
-    """`info`, and the times of all frames and of keyframes in the stream's time base (int64, ascending)."""
+    """`info`, and the times of all frames and of keyframes in the stream's time base (int64, ascending).
+
+    `timed` is false where the file gives no times: then `pts` are frame numbers, to be counted from the start.
+    """
 
     info: VideoInfo
+    timed: bool
     pts: np.ndarray
     keyframes: np.ndarray
 
@@ -69,15 +73,22 @@ def index_video(path: str) -> VideoIndex:
     with open_container(path) as container:
         stream = container.streams.video[0]
         pts, keyframes, end, broken = _read_packets(container, stream)
-        if not pts:
+        if pts is not None and not pts:
             raise VideoError(f"{path} holds no video frames")
-        damage = _damage(container, stream, len(set(pts)), end, broken)
+        damage = _damage(container, stream, len(set(pts)), end, broken) if pts else broken
         base, rate = float(stream.time_base), float(stream.average_rate or 0)
         codec = stream.codec_context.name
     with open_container(path) as container:  # anew: a stream that was read to its end need not seek back
         first = next(decode_frames(container, container.streams.video[0]), None)
     if first is None:
         raise VideoError(f"{path}: not one frame can be decoded ({codec})")
+    timed = pts is not None
+    if not timed:  # packets without presentation times (AVI, a raw stream): frames come in order, at the stream's rate
+        with open_container(path) as container:
+            stream = container.streams.video[0]
+            pts = list(range(sum(1 for _ in decode_frames(container, stream))))
+            rate = rate or float(stream.guessed_rate or 25)
+        base, keyframes = 1 / (rate or 25.0), pts[:1]
     order = np.unique(np.asarray(pts, dtype=np.int64))
     timestamps = (order - order[0]) * base
     if not rate and len(order) > 1:
@@ -85,7 +96,7 @@ def index_video(path: str) -> VideoIndex:
     rotation = int(getattr(first, "rotation", 0)) % 360
     height, width = (first.width, first.height) if rotation % 180 else (first.height, first.width)
     info = VideoInfo(path, timestamps, width, height, rate, codec, rotation, damage)
-    return VideoIndex(info, order, np.unique(np.asarray(keyframes or pts[:1], dtype=np.int64)))
+    return VideoIndex(info, timed, order, np.unique(np.asarray(keyframes or pts[:1], dtype=np.int64)))
 
 
 def open_container(path: str):
@@ -107,7 +118,7 @@ def open_container(path: str):
 
 
 def decode_frames(container, stream) -> Iterator[av.VideoFrame]:
-    """Frames with a time, in order; packets that do not decode are passed over."""
+    """Frames in the order they are shown; packets that do not decode are passed over."""
     packets = container.demux(stream)
     while True:
         try:
@@ -117,7 +128,7 @@ def decode_frames(container, stream) -> Iterator[av.VideoFrame]:
             for frame in packet.decode():
                 if frame.pts is None:
                     frame.pts = frame.dts
-                if frame.pts is not None and not frame.is_corrupt:
+                if not frame.is_corrupt:
                     yield frame
         except av.error.EOFError:
             return
@@ -125,28 +136,37 @@ def decode_frames(container, stream) -> Iterator[av.VideoFrame]:
             continue
 
 
-def _read_packets(container, stream) -> tuple[list[int], list[int], float, str | None]:
-    """Frame times, keyframe times, the end of all streams in seconds, and what stopped the reading."""
-    pts, keyframes, end, broken = [], [], 0.0, None
+def _read_packets(container, stream) -> tuple[list[int] | None, list[int], float, str | None]:
+    """Frame times (None where packets do not say), keyframe times, the end of all streams in seconds from the file's
+    start, and what stopped the reading."""
+    pts, keyframes, end, broken, complete = [], [], 0.0, None, True
+    start = (container.start_time or 0) / av.time_base
     try:
         for packet in container.demux():
-            time = packet.pts if packet.pts is not None else packet.dts
-            if packet.size == 0 or time is None:
+            if packet.size == 0:
                 continue
-            end = max(end, float((time + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index == stream.index and not packet.is_discard:
+            time, shown = packet.pts, packet.stream.index == stream.index and not packet.is_discard
+            if time is None:
+                complete = complete and not shown
+                continue
+            end = max(end, float((time + (packet.duration or 0)) * packet.time_base) - start)
+            if shown:
                 pts.append(time)
                 if packet.is_keyframe:
                     keyframes.append(time)
     except av.error.FFmpegError as error:
         broken = error.strerror or str(error)
-    return pts, keyframes, end, broken
+    # AVI stores no presentation times: FFmpeg guesses some, wrong ones where frames are reordered.
+    complete = complete and container.format.name != "avi"
+    return pts if complete else None, keyframes, end, broken
 
 
 def _damage(container, stream, num_frames: int, end: float, broken: str | None) -> str | None:
     """A sentence where the file promises more than it gives."""
     declared = float(container.duration / av.time_base) if container.duration else 0.0
-    if stream.frames and num_frames < stream.frames:
+    lost = stream.frames - num_frames if stream.frames else 0
+    # An edit list hides frames without loss; then nothing is missing in time.
+    if lost > 0 and declared - end > 0.5 * lost / float(stream.average_rate or 25):
         return f"only {num_frames} of {stream.frames} frames ({end:.1f} of {declared:.1f} s) can be read: cut short"
     if declared - end > max(1.0, 0.02 * declared):
         return f"only {end:.1f} of {declared:.1f} s can be read: cut short"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import select
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -25,6 +27,8 @@ import numpy as np
 from videoxl import errors
 from videoxl.errors import VideoError, VideoTimeoutError
 from videoxl.video_index import VideoInfo
+
+QUEUED_FRAMES = 80  # two chunks, 27 MB at 336 pixels
 
 _COMMAND = "from videoxl.video_worker import main; main()"
 
@@ -41,6 +45,8 @@ class DecoderProcess:
             raise VideoError(f"timeout is {timeout}; it must be above 0 seconds")
         self._path = path
         self._timeout = timeout
+        self._closed = False
+        self._queue: queue.Queue = queue.Queue(maxsize=QUEUED_FRAMES)
         request = {
             "path": path,
             "choice": asdict(choice),
@@ -51,10 +57,10 @@ class DecoderProcess:
         root = str(Path(__file__).resolve().parent.parent)
         environment = os.environ | {"VIDEOXL_DECODER_PROCESS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with this object)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, json.dumps(request)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # held open: the child ends when it is closed, however this process ends
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=environment,
@@ -70,10 +76,18 @@ class DecoderProcess:
             raise
 
     def frames(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (frame number, uint8 [S, S, 3]); ends the child when done, closed or interrupted."""
+        """Yield (frame number, uint8 [S, S, 3]); ends the child when done, closed or interrupted.
+
+        A thread takes frames from the child meanwhile, so that decoding goes on while the model computes.
+        """
+        thread = threading.Thread(target=self._pump, daemon=True)
+        thread.start()
         try:
             while True:
-                header, payload = self._receive()
+                item = self._queue.get()
+                if isinstance(item, BaseException):
+                    raise item
+                header, payload = item
                 if header["kind"] == "end":
                     return
                 side = header["side"]
@@ -81,16 +95,35 @@ class DecoderProcess:
         finally:
             self.close()
 
+    def _pump(self) -> None:
+        """Messages into the queue until the last one, an error, or `close`."""
+        item = None
+        while not (isinstance(item, BaseException) or (item is not None and item[0]["kind"] == "end")):
+            try:
+                item = self._receive()
+            except BaseException as error:
+                item = error
+            while not self._closed:
+                try:
+                    self._queue.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if self._closed:
+                return
+
     def close(self) -> None:
         """Kill the child if it still runs."""
+        if self._closed:
+            return
+        self._closed = True
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        self._process.stdout.close()
-        self._stderr.close()
+        self._process.stdin.close()
 
     def __del__(self):
-        if getattr(self, "_process", None) is not None and self._process.returncode is None:
+        if getattr(self, "_process", None) is not None:
             self.close()
 
     def _receive(self) -> tuple[dict, bytes]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import struct
 import sys
+import threading
 from dataclasses import fields
 
 from videoxl.errors import VideoXLError
@@ -44,7 +43,10 @@ def _send(output, header: dict, payload: bytes = b"") -> None:
 
 
 def _die_with_parent() -> None:
-    """On Linux the kernel kills this process when its parent dies, however that happens."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    """End when the parent does, however that happens: its end of our standard input is closed then."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -17,7 +17,7 @@ from videoxl.model.decode_graph import DecodeStep, decode_step
 def test_segments_equal_the_plain_step(tiny, rows):
     tokenizer, model, _ = tiny
     memory = model.summarize(random_pixels(12), prefix_ids=prompt_for(tokenizer)[0])
-    plain, stepped = (memory.close_on_fork(rows) for _ in range(2))
+    plain, stepped = (memory.close_on_fork(rows)[0] for _ in range(2))
     step = DecodeStep(model, rows, capture=False)
     for _ in range(4):
         ids = torch.randint(0, 256, (rows, 1))

@@ -81,6 +81,40 @@ def test_pictures_may_follow_a_memory(tiny):
     assert found.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("mix", ["step-random", "sequence"])
+def test_regions_behind_a_memory_draw_on(tiny, mix):
+    _, model, _ = tiny
+    model.config.beacon_ratio, model.config.beacon_ratio_mix = [2, 4, 8], mix
+    ids, video, other = with_regions([1, 2], [3], [4, 5]), random_pixels(23), random_pixels(12, 7)
+    memory = model.summarize(video, prefix_ids=[1, 2])
+    more = {"return_dict_in_generate": True, **NEW}
+    held = model.generate(ids, memory=memory, images=[other], modalities=["video"], **more)
+    whole = model.generate(ids, images=[video, other], modalities=["video"], **more)
+    assert held.past_key_values.window_ratios == whole.past_key_values.window_ratios
+    assert held.sequences.tolist() == whole.sequences.tolist()
+
+
+def test_an_extend_that_breaks_inside_a_window_is_not_asked_or_saved(tiny, tmp_path, monkeypatch):
+    tokenizer, model, _ = tiny
+    before, ids = prompt_for(tokenizer)
+    memory = model.summarize(random_pixels(12), prefix_ids=before)
+
+    def fail(*arguments, **kwargs):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model.layers[1].mlp, "forward", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            memory.extend(random_pixels(10))
+    for use in (
+        lambda: model.generate(ids, memory=memory, **NEW),
+        lambda: memory.save(tmp_path / "m.safetensors"),
+        lambda: memory.extend(random_pixels(1)),
+    ):
+        with pytest.raises(MemoryFileError, match="interrupted extend"):
+            use()
+
+
 def test_a_stream_gives_what_its_frames_give_and_times_every_beacon(tiny):
     tokenizer, model, processor = tiny
     before, ids = prompt_for(tokenizer)

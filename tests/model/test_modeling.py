@@ -162,6 +162,7 @@ def test_unsummarised_tokens_are_counted_in_a_warning(tiny):
         ("beacon_stride", 720, "must be equal"),
         ("beacon_param", ["q", "z"], "'z'"),
         ("mm_projector_type", "resampler", "mlpNx_gelu"),
+        ("mm_vision_select_feature", "cls_patch", "'patch'"),
         ("mm_spatial_pool_mode", "conv", "'average' or 'max'"),
         ("mm_vision_select_layer", -9, "3 layers"),
         ("use_sliding_window", True, "use_sliding_window"),
@@ -209,3 +210,10 @@ def test_a_prompt_must_go_on_behind_its_last_region(tiny):
     _, model, _ = tiny
     with pytest.raises(PromptError, match="ends with a visual region"):
         model(with_regions([5, 6], []), images=[random_pixels(1)], modalities=["video"])
+
+
+def test_gradient_checkpointing_is_refused_rather_than_wrong(tiny):
+    """transformers would take the cache from the layers; training through windows brings its own checkpointing."""
+    _, model, _ = tiny
+    with pytest.raises(ValueError, match="does not support"):
+        model.gradient_checkpointing_enable()

@@ -31,9 +31,7 @@ def test_the_selected_hidden_state_equals_the_library_and_no_later_layer_runs(se
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
     torch.testing.assert_close(tower(pixels), expected[:, 1:])
     assert ran == list(range(select if select >= 0 else 5 + select))
-    whole = CLIPVisionTower(CLIPVisionConfig(**SMALL), select, "cls_patch").eval()
-    whole.load_state_dict(tower.state_dict())
-    torch.testing.assert_close(whole(pixels.double()), expected)
+    torch.testing.assert_close(tower(pixels.double()), expected[:, 1:])
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("linear", 1), ("mlp1x_gelu", 1), ("mlp2x_gelu", 3), ("mlp3x_gelu", 5)])

@@ -9,6 +9,8 @@ Shape letters: B batch, N query heads, G key/value heads, T queries, K keys, D h
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ def lower_right_causal(num_queries: int, num_keys: int, device: torch.device) ->
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
     num_queries, num_keys = query.shape[2], key.shape[2]
     needs_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if mask is None and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    if mask is None and _has_flash(query):
         # The operator behind F.scaled_dot_product_attention, called by name: only here does `is_causal` mean the lower
         # right, it takes grouped heads as they are, and cuDNN, which the function would pick for one query, makes a new
         # plan for every length of the cache (4 ms a layer and token).
@@ -90,6 +92,18 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _has_flash(query: Tensor) -> bool:
+    """Whether the flash operator takes this: half precision, a head dimension it has, an Ampere GPU or newer."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return query.shape[3] % 8 == 0 and query.shape[3] <= 256 and _capability(query.device) >= (8, 0)
+
+
+@lru_cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def _sdpa_in_two(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -77,15 +78,15 @@ def load_pretrained_model(
         if base is None:
             model = LlavaQwenForCausalLM.from_pretrained(path, **kwargs)
         elif adapter:
-            model = _merge_adapter(_load_base(base, path, kwargs), path)
+            model = _merge_adapter(*_load_base(base, path, kwargs), path)
         else:
-            model = _load_base(base, path, kwargs)
+            model, _ = _load_base(base, path, kwargs)
             _load_projector(model, path)
         tokenizer = AutoTokenizer.from_pretrained(
             path if (path / "tokenizer_config.json").is_file() or base is None else base
         )
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        if isinstance(error, VideoXLError):
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        if isinstance(error, (VideoXLError, torch.OutOfMemoryError)):
             raise
         raise CheckpointError(f"cannot load {path}: {error}") from error
     config = model.config
@@ -138,7 +139,7 @@ def _pick_dtype(wanted: str | torch.dtype, on_cpu: bool) -> torch.dtype:
         return dtype
     if on_cpu:
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def _pick_attention(wanted: str | None) -> str:
@@ -168,8 +169,8 @@ def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsA
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
 
 
-def _load_base(base: Path, path: Path, kwargs: dict) -> LlavaQwenForCausalLM:
-    """The base, with the tower's own weights where it is a plain language model."""
+def _load_base(base: Path, path: Path, kwargs: dict) -> tuple[LlavaQwenForCausalLM, set[str]]:
+    """The base, with the tower's own weights where it is a plain language model; and projector keys it lacks."""
     model, info = LlavaQwenForCausalLM.from_pretrained(
         base, may_lack=_VISUAL_PREFIXES, output_loading_info=True, **kwargs
     )
@@ -181,7 +182,8 @@ def _load_base(base: Path, path: Path, kwargs: dict) -> LlavaQwenForCausalLM:
                 "names is not here; put it there, or beside the checkpoint"
             )
         load_tower_weights(model.model.vision_tower, folder)
-    return model
+    lacking = {key for key in info["missing_keys"] if key.startswith("model.mm_projector.")}
+    return model, lacking
 
 
 def _load_projector(model: LlavaQwenForCausalLM, folder: Path) -> None:
@@ -196,7 +198,7 @@ def _load_projector(model: LlavaQwenForCausalLM, folder: Path) -> None:
         raise CheckpointError(f"the projector in {folder} does not fit: {error}") from error
 
 
-def _merge_adapter(model: LlavaQwenForCausalLM, folder: Path) -> LlavaQwenForCausalLM:
+def _merge_adapter(model: LlavaQwenForCausalLM, lacking: set[str], folder: Path) -> LlavaQwenForCausalLM:
     """Merge a LoRA adapter, after loading the weights that were trained in full beside it."""
     try:
         from peft import PeftModel
@@ -207,7 +209,14 @@ def _merge_adapter(model: LlavaQwenForCausalLM, folder: Path) -> LlavaQwenForCau
     unexpected = model.load_state_dict(full, strict=False).unexpected_keys
     if unexpected:
         raise CheckpointError(f"{folder}: non_lora_trainables holds unknown keys {unexpected[:8]}")
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, folder)
+    whole = adapted.peft_config["default"].modules_to_save or []
+    if lacking - full.keys() and "mm_projector" not in whole:
+        raise CheckpointError(
+            f"neither the base nor non_lora_trainables in {folder} holds the projector: "
+            f"{sorted(lacking - full.keys())[:8]} are missing"
+        )
+    return adapted.merge_and_unload()
 
 
 def _read_weights(folder: Path, stem: str) -> dict[str, torch.Tensor] | None:

@@ -17,7 +17,7 @@ _REQUIRED = {
     "beacon_sink_size": (0,),
     "beacon_parallel_window": (1,),
     "beacon_embed_init": ("eos",),
-    "mm_vision_select_feature": ("patch", "cls_patch"),
+    "mm_vision_select_feature": ("patch",),
     "mm_spatial_pool_mode": ("average", "max"),
     "mm_patch_merge_type": ("unires", "flat"),
     "use_sliding_window": (False,),

@@ -24,6 +24,7 @@ from videoxl.model.cache import SummaryCache
 
 _steps: weakref.WeakKeyDictionary[nn.Module, dict[int, DecodeStep]] = weakref.WeakKeyDictionary()
 _steps_lock = threading.Lock()
+_capture_device: list[int] = []  # torch keeps one capture stream a process, on the device that captured first
 
 
 def decode_step(model, input_ids: Tensor, mask: Tensor | None) -> DecodeStep | None:
@@ -33,6 +34,8 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None) -> DecodeStep | N
         mask is None
         and input_ids.shape[1] == 1
         and weight.is_cuda
+        and weight.device.index == torch.cuda.current_device()
+        and _capture_device in ([], [weight.device.index])
         and weight.dtype in (torch.float16, torch.bfloat16)
         and not torch.is_grad_enabled()
         and not model.training
@@ -46,6 +49,7 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None) -> DecodeStep | N
         steps = _steps.setdefault(model, {})
         step = steps.get(len(input_ids))
         if step is None or not step.is_current(model):
+            _capture_device[:] = [weight.device.index]
             step = steps[len(input_ids)] = DecodeStep(model, len(input_ids), capture=True)
     return step
 

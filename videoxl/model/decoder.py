@@ -29,6 +29,7 @@ class VideoXLModel(Qwen2Model):
     """
 
     config: VideoXLConfig
+    supports_gradient_checkpointing = False  # transformers would take the cache from layers that write it
     _no_split_modules = ["BeaconDecoderLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
 
     def __init__(self, config: VideoXLConfig):

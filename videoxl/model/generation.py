@@ -54,7 +54,8 @@ class VideoXLGenerationMixin(GenerationMixin):
             images, modalities: as in `forward`.
             beacon_skip_first, beacon_skip_last: first visual token and first token behind the region. Found from the
                 placeholder; given ones are checked against it.
-            memory: a `VideoMemory` that stands for the first region; `images` then holds the later ones only.
+            memory: a `VideoMemory` that stands for the first region; `images` then holds the later ones only, which
+                are read with the memory's ratio.
             progress: called with numbers of frames as they are read.
             **kwargs: every argument of transformers' `generate`.
 
@@ -96,7 +97,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
         chooser = make_chooser(self.config, total)
         if memory is not None:
-            cache = memory.close_on_fork(len(input_ids))
+            cache, chooser = memory.close_on_fork(len(input_ids))  # later regions draw on, as in one sequence
             rest = Prompt(prompt.texts[1:], prompt.suffixes)
         else:
             cache, rest = SummaryCache(len(self.model.layers)), prompt
@@ -129,7 +130,7 @@ class VideoXLGenerationMixin(GenerationMixin):
 
         Args:
             frames: pixel values [F, 3, S, S], an iterable of such chunks, or a stream of `FrameChunk`s
-                (`videoxl.video.stream_frames`), which is preprocessed on the model's device and gives timestamps.
+                (`videoxl.video.open_video`), which is preprocessed on the model's device and gives timestamps.
             prefix_ids: [P] or [1, P] ids of the text before the video, without the placeholder.
             ratio: compression ratio; None: `config.beacon_ratio`.
             progress: called with numbers of frames as they are read.

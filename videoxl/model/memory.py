@@ -17,7 +17,7 @@ from torch import Tensor
 from videoxl.errors import BatchError, MemoryFileError, PromptError
 from videoxl.model.cache import SummaryCache
 from videoxl.model.fingerprint import model_fingerprint
-from videoxl.model.plan import WindowStep
+from videoxl.model.plan import RatioChooser, WindowStep
 from videoxl.model.pooling import pool_video
 from videoxl.model.prompt import Prompt
 from videoxl.model.runner import FRAMES_PER_CHUNK, Progress, RegionReader, check_finite, encode_frames, make_chooser
@@ -47,6 +47,7 @@ class VideoMemory:
         self.indices: list[int] = []
         self.source: dict[str, str | float] = {}
         self._fingerprint: dict[str, str] | None = None
+        self._torn = False
 
     @classmethod
     @torch.no_grad()
@@ -74,6 +75,7 @@ class VideoMemory:
         self, frames: Tensor | Iterable, progress: Progress | None = None, timer: StageTimer | None = None
     ) -> None:
         """Read more frames; takes what `summarize` takes. Host memory holds one chunk at a time."""
+        self.check_whole()
         decoder, hidden = self.model.model, None
         stage = timer.stage if timer is not None else lambda name: nullcontext()
         chunks = _chunks(frames, decoder.vision_tower)
@@ -84,11 +86,13 @@ class VideoMemory:
                 break
             with stage("encode"):
                 features = pool_video(encode_frames(decoder, pixels), decoder.config)
+            self._torn = True  # until plan, cache and timeline agree again
             with stage("summarise"):
                 for hidden in self.reader.push(features.unsqueeze(0)):
                     pass
             self.timestamps += timestamps
             self.indices += indices
+            self._torn = False
             if progress is not None:
                 progress(len(timestamps))
         if hidden is not None:
@@ -113,15 +117,26 @@ class VideoMemory:
                 )
 
     @torch.no_grad()
-    def close_on_fork(self, num_rows: int = 1) -> SummaryCache:
-        """A cache for a question: everything read, the pending tokens too. This memory does not change."""
+    def close_on_fork(self, num_rows: int = 1) -> tuple[SummaryCache, RatioChooser]:
+        """A cache for a question, pending tokens read too, and the state of the ratio's draws behind it.
+
+        This memory does not change.
+        """
+        self.check_whole()
         cache = self.cache.fork()
         reader = self.reader.fork(cache)
         for hidden in reader.close():
             check_finite(hidden, cache)
         if num_rows > 1:
             cache.batch_repeat_interleave(num_rows)
-        return cache
+        return cache, reader.planner.chooser
+
+    def check_whole(self) -> None:
+        """Raise `MemoryFileError` where an `extend` was interrupted inside a window."""
+        if self._torn:
+            raise MemoryFileError(
+                "an interrupted extend left this memory between two windows; load it from its file, or summarise again"
+            )
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -179,6 +194,7 @@ class VideoMemory:
         """Write this memory to one safetensors file; it appears whole or not at all."""
         from videoxl.model.memory_file import write_memory
 
+        self.check_whole()
         write_memory(self, Path(path), overwrite)
 
     @classmethod

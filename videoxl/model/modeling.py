@@ -37,6 +37,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
     config: VideoXLConfig
     config_class = VideoXLConfig
     model: VideoXLModel
+    supports_gradient_checkpointing = False  # see VideoXLModel
 
     def __init__(self, config: VideoXLConfig):
         super(Qwen2ForCausalLM, self).__init__(config)  # Qwen2ForCausalLM would build a plain Qwen2Model first

@@ -38,17 +38,15 @@ class CLIPVisionTower(nn.Module):
     Args:
         config: the tower's own configuration.
         select_layer: index into the hidden states as transformers counts them (-2: all layers but the last).
-        select_feature: `patch` drops the class token, `cls_patch` keeps it.
     """
 
-    def __init__(self, config: CLIPVisionConfig, select_layer: int = -2, select_feature: str = "patch"):
+    def __init__(self, config: CLIPVisionConfig, select_layer: int = -2):
         super().__init__()
         layers = config.num_hidden_layers
         if not -(layers + 1) <= select_layer <= layers:
             raise ConfigError(f"mm_vision_select_layer is {select_layer}; the tower has {layers} layers")
         self.config = config
         self.num_layers_run = select_layer if select_layer >= 0 else layers + 1 + select_layer
-        self.select_feature = select_feature
         # A bare container, so that parameter names keep the `vision_model.` part that transformers 5 dropped.
         self.vision_tower = nn.Module()
         self.vision_tower.vision_model = CLIPVisionModel(config)
@@ -79,7 +77,7 @@ class CLIPVisionTower(nn.Module):
         hidden = clip.pre_layrnorm(clip.embeddings(pixels.to(self.device, self.dtype)))
         for layer in clip.encoder.layers[: self.num_layers_run]:
             hidden = layer(hidden, None)
-        return hidden[:, 1:] if self.select_feature == "patch" else hidden
+        return hidden[:, 1:]  # `mm_vision_select_feature = patch`: without the class token
 
 
 def build_vision_tower(config: VideoXLConfig) -> nn.Module | None:
@@ -91,9 +89,7 @@ def build_vision_tower(config: VideoXLConfig) -> nn.Module | None:
         from videoxl.model.open_clip_tower import OpenCLIPVisionTower
 
         return OpenCLIPVisionTower(name[len(OPEN_CLIP_PREFIX) :], config.mm_vision_select_layer)
-    return CLIPVisionTower(
-        resolve_vision_config(config), config.mm_vision_select_layer, config.mm_vision_select_feature
-    )
+    return CLIPVisionTower(resolve_vision_config(config), config.mm_vision_select_layer)
 
 
 def resolve_vision_config(config: VideoXLConfig, checkpoint: str | Path | None = None) -> CLIPVisionConfig:

@@ -52,7 +52,9 @@ Fps = Annotated[float | None, typer.Option(help="Frames a second instead of --fr
 MaxFrames = Annotated[int | None, typer.Option(help="Upper bound for --fps.")]
 Start = Annotated[float | None, typer.Option(help="First second to read.")]
 End = Annotated[float | None, typer.Option(help="Second to stop at.")]
-Ratio = Annotated[int | None, typer.Option(help="Visual tokens that one cached position sums up (default 8).")]
+Ratio = Annotated[
+    int | None, typer.Option(help="Visual tokens that one cached position sums up (default: the model's, or 8).")
+]
 Backend = Annotated[str, typer.Option(help="Video decoder: pyav, decord or torchcodec.")]
 Timeout = Annotated[float, typer.Option(help="Seconds without a frame after which decoding is ended.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]

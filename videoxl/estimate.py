@@ -101,7 +101,7 @@ def estimate(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloa
         highest_position=max(highest, cached - 1),
         trained_positions=config.max_position_embeddings,
         weights=(decoder + tower) * size,
-        # One window's scratch stands behind the summary, and the room that `generate` keeps for text.
+        # Behind the summary stand a window's scratch and spare room: measured, about two windows.
         cache=(cached + 2 * config.beacon_window) * position,
         work=_work(config, vision, chunk, sequence, size),
         linear_flop=2.0 * linear * rows,

@@ -155,6 +155,21 @@ def test_stopping_criteria_and_sampling_seeds(tiny):
     assert output.shape[1] == start + 3
 
 
+def test_hidden_states_and_attentions_are_recorded_on_request(tiny):
+    tokenizer, model, _ = tiny
+    before, ids = prompt_for(tokenizer)
+    model.set_attn_implementation("eager")
+    output = model.generate(
+        ids, images=[random_pixels(10)], modalities=["video"], max_new_tokens=2, do_sample=False,
+        return_dict_in_generate=True, output_hidden_states=True, output_attentions=True,
+    )  # fmt: skip
+    behind = ids.shape[1] - 1 - len(before)
+    stored = len(before) + 180 + behind
+    assert [tuple(states[-1].shape) for states in output.hidden_states] == [(1, behind, 96), (1, 1, 96)]
+    assert tuple(output.attentions[1][0].shape) == (1, 6, 1, stored + 1)
+    torch.testing.assert_close(output.attentions[1][0].sum(-1), torch.ones(1, 6, 1))
+
+
 def test_skips_are_found_and_wrong_ones_refused(tiny):
     tokenizer, model, _ = tiny
     before, ids = prompt_for(tokenizer)

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2Model,
 )
@@ -63,6 +64,12 @@ class VideoXLModel(Qwen2Model):
         Returns:
             Hidden states [B, t, H] after the final norm.
         """
+        return self.text_output(embeds, cache, position_ids, key_mask).last_hidden_state
+
+    def text_output(
+        self, embeds: Tensor, cache: SummaryCache, position_ids: Tensor | None, key_mask: Tensor | None, **wanted
+    ) -> BaseModelOutputWithPast:
+        """`text_step` with what transformers records on request (`output_hidden_states`, `output_attentions`)."""
         stored = cache.get_query_offset()
         if position_ids is None:
             position_ids = stored + torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
@@ -71,6 +78,7 @@ class VideoXLModel(Qwen2Model):
             position_ids,
             cache,
             build_mask(self.config._attn_implementation, embeds.shape[1], stored + embeds.shape[1], key_mask, embeds),
+            **wanted,
         )
 
     def window_step(self, visual: Tensor, cache: SummaryCache, step: WindowStep) -> Tensor:
@@ -94,11 +102,14 @@ class VideoXLModel(Qwen2Model):
         in_memory = stored + torch.arange(step.num_beacons, device=grouped.device).unsqueeze(0)
         window = WindowLayout(num_tokens, order, places, self.rotary_emb(grouped, in_memory))
         mask = build_mask(self.config._attn_implementation, len(places), stored + len(places), None, grouped)
-        hidden = self._run(grouped, (stored + places).unsqueeze(0), cache, mask, window=window)
+        positions = (stored + places).unsqueeze(0)
+        hidden = self._run(grouped, positions, cache, mask, window=window).last_hidden_state
         cache.compact(num_tokens, step.ratio)
         return hidden[:, :num_tokens]
 
-    def _run(self, embeds: Tensor, position_ids: Tensor, cache: SummaryCache, mask: Tensor | None, **kwargs) -> Tensor:
+    def _run(
+        self, embeds: Tensor, position_ids: Tensor, cache: SummaryCache, mask: Tensor | None, **kwargs
+    ) -> BaseModelOutputWithPast:
         # A mask given by layer type is taken as it is; otherwise Qwen2Model would build one of its own.
         return self(
             inputs_embeds=embeds,
@@ -107,7 +118,7 @@ class VideoXLModel(Qwen2Model):
             past_key_values=cache,
             use_cache=True,
             **kwargs,
-        ).last_hidden_state
+        )
 
 
 @lru_cache(maxsize=64)

@@ -160,15 +160,19 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
                 logits_to_keep=logits_to_keep,
                 **kwargs,
             )
-        if input_ids is not None and position_ids is not None:
+        wanted = {name: True for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
+        if input_ids is not None and position_ids is not None and not wanted:
             step = decode_step(self, input_ids, attention_mask)
             if step is not None:
                 logits = step(input_ids, position_ids, past_key_values)
                 return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
         embeds = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden = self.model.text_step(embeds, past_key_values, position_ids, attention_mask)
+        output = self.model.text_output(embeds, past_key_values, position_ids, attention_mask, **wanted)
         return CausalLMOutputWithPast(
-            logits=self.lm_head(_keep(hidden, logits_to_keep)), past_key_values=past_key_values
+            logits=self.lm_head(_keep(output.last_hidden_state, logits_to_keep)),
+            past_key_values=past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
         )
 
 

@@ -54,11 +54,30 @@ def test_a_memory_answers_like_its_video_and_is_not_overwritten(tmp_path):
     assert again.returncode == 2 and "--force" in again.stderr
     assert run_cli("summarize", SAMPLE, "-o", memory, "--frames", "3", "--force").returncode == 0
     assert json.loads(run_cli("info", memory, "--json").stdout)["frames"] == 3
+    assert memory.stat().st_mode & 0o777 == 0o666 & ~current_umask()
+    twice = run_cli("summarize", memory, "-o", tmp_path / "m2")
+    assert twice.returncode == 2 and "is a memory already" in twice.stderr
     refused = run_cli("ask", memory, "Who?", "--ratio", "4")
     assert refused.returncode == 2 and "has its frames and its ratio already" in refused.stderr
     cut(memory, tmp_path / "cut.safetensors", 0.5)
     broken = run_cli("ask", tmp_path / "cut.safetensors", "Who?")
     assert broken.returncode == 2 and "cut short" in broken.stderr
+
+
+def test_version_and_numbers_agree():
+    assert run_cli("--version").stdout.strip() == "videoxl 0.1.0"
+    report = json.loads(run_cli("ask", SAMPLE, "Who?", *BRIEF, "--json").stdout)
+    facts = json.loads(run_cli("estimate", "--frames", "12", "--json").stdout)
+    prefix = report["cached_positions"] - 12 * 144 // 8
+    assert 0 < prefix < 64 and facts["cached_positions"] == 12 * 144 // 8 + 64
+    parts = sum(facts[f"{part}_bytes"] for part in ("weights", "cache", "work", "allowance"))
+    assert facts["total_bytes"] == parts
+
+
+def current_umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def test_info_tells_checkpoints_and_videos_apart():

@@ -47,6 +47,18 @@ def test_the_readmes_quick_start_runs_as_printed(variant, capsys):
     assert capsys.readouterr().out.strip() == scope["outputs"].strip()
 
 
+def test_the_readmes_video_memory_runs_behind_its_quick_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "model.summarize" in b)
+    block = block.replace('"film.mp4"', repr(str(SAMPLE))).replace("num_frames=2048", "num_frames=12")
+    scope: dict = {}
+    exec(compile(quick_start(), "README.md", "exec"), scope)
+    capsys.readouterr()
+    exec(compile(block, "README.md", "exec"), scope)
+    assert scope["memory"].num_frames == 12 and (tmp_path / "film.videomemory.safetensors").is_file()
+    assert "advertised" not in capsys.readouterr().out  # the answer alone, without the prompt
+
+
 def test_the_readmes_tree_names_what_is_there():
     tree = re.search(r"```text\n(.*?)```", README, re.S).group(1)
     folders, named = [], set()

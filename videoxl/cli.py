@@ -1,6 +1,7 @@
 """The `videoxl` command: ask a video, keep its memory, look at files, estimate cost.
 
-Answers and tables go to standard output, progress and notes to standard error. Mistakes end with one line and status 2.
+Answers, the line of numbers behind them and tables go to standard output, progress and notes to standard
+error. Mistakes end with one line and status 2.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import TextIteratorStreamer, TextStreamer
 
-from videoxl import VideoMemory
+from videoxl import VideoMemory, __version__
 from videoxl.conversation import join_prompt_ids, video_prompt_ids
 from videoxl.describe import describe
-from videoxl.errors import CheckpointError, ConfigError, PromptError, VideoXLError
+from videoxl.errors import CheckpointError, ConfigError, PromptError, VideoError, VideoXLError
 from videoxl.estimate import BYTES, GIB, estimate
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.configuration import VideoXLConfig
@@ -62,6 +63,13 @@ Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+@app.callback(invoke_without_command=True)
+def show_version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"videoxl {__version__}")
+        raise typer.Exit
+
+
 @app.command()
 def ask(
     video: Annotated[Path, typer.Argument(help="A video file, or a memory that `videoxl summarize` wrote.")],
@@ -85,10 +93,12 @@ def ask(
     """Answer a question about a video."""
     if not question.strip():
         raise PromptError("the question is empty")
+    _check_input(video)
     choice = _choice(frames, fps, max_frames, start, end)
     if is_memory_file(video) and (choice, ratio) != (None, None):
         raise PromptError(
-            "a memory has its frames and its ratio already; leave --frames, --fps, --start, --end, --ratio out"
+            "a memory has its frames and its ratio already; leave --frames, --fps, --max-frames, --start, --end, "
+            "--ratio out"
         )
     tokenizer, net, processor = _load(model, device, dtype)
     timer = StageTimer(net.device)
@@ -141,6 +151,9 @@ def summarize(
     dtype: Dtype = "auto",
 ) -> None:
     """Read a video once and keep its memory in a file, to be asked any number of times."""
+    _check_input(video)
+    if is_memory_file(video):
+        raise PromptError(f"{video} is a memory already; ask it with `videoxl ask`")
     if output.exists() and not force:
         raise PromptError(f"{output} exists; give --force to replace it")
     if not output.parent.is_dir() or output.is_dir():
@@ -167,14 +180,17 @@ def info(
     if as_json:
         print(json.dumps(facts))
         return
-    _print_table([(key.replace("_", " "), _readable(key, value)) for key, value in facts.items()])
+    _print_table(_rows(facts))
 
 
 @app.command("estimate")
 def estimate_command(
     frames: Annotated[int, typer.Option(help="Frames of the video.", min=1)],
     ratio: Annotated[int, typer.Option(help="Compression ratio.")] = 8,
-    model: Annotated[Path | None, typer.Option("--model", help="Checkpoint folder or a file of configs/.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Checkpoint folder or a file of configs/ (default: the bundled tiny model)."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     as_json: AsJson = False,
 ) -> None:
@@ -184,6 +200,7 @@ def estimate_command(
     cost = estimate(_read_config(model or BUNDLED_MODEL), frames, ratio, dtype)
     within = cost.highest_position < cost.trained_positions
     facts = {
+        "model": str(model or BUNDLED_MODEL),
         "frames": cost.frames,
         "ratio": cost.ratio,
         "visual_tokens": cost.visual_tokens,
@@ -194,13 +211,14 @@ def estimate_command(
         "weights_bytes": cost.weights,
         "cache_bytes": cost.cache,
         "work_bytes": cost.work,
+        "allowance_bytes": cost.total - cost.weights - cost.cache - cost.work,
         "total_bytes": cost.total,
         "petaflop": round(cost.flop / 1e15, 3),
     }
     if as_json:
         print(json.dumps(facts))
         return
-    _print_table([(key.replace("_", " "), _readable(key, value)) for key, value in facts.items()])
+    _print_table(_rows(facts))
     if not within:
         _say(
             f"note: positions reach {cost.highest_position}, the model was trained to {cost.trained_positions}; "
@@ -280,6 +298,14 @@ def _load(model: Path | None, device: str, dtype: str):
     return tokenizer, net, processor
 
 
+def _check_input(video: Path) -> None:
+    """Catch a wrong path before a large model is loaded."""
+    if not video.exists():
+        raise VideoError(f"no such video: {video}")
+    if video.is_dir():
+        raise VideoError(f"{video} is a folder; give a video file")
+
+
 def _check_device(device: str) -> None:
     if device == "auto":
         return
@@ -301,6 +327,9 @@ def _summarize(
         source = open_video(str(video), processor, choice, backend=backend, timeout=timeout)
     with source, _bar(source.num_frames) as advance:
         memory = net.summarize(source, prefix_ids=prefix, ratio=ratio, progress=advance, timer=timer)
+    trained, reached = net.config.max_position_embeddings, memory.summary_length + net.config.beacon_window
+    if reached > trained:
+        _say(f"note: positions reach {reached}, the model was trained to {trained}; see `videoxl estimate`")
     return memory, source.notes
 
 
@@ -317,7 +346,7 @@ def _numbers(memory: VideoMemory) -> dict:
     return {
         "frames": facts["frames"],
         "visual_tokens": facts["visual_tokens"],
-        "cached_positions": facts["cached_positions"],
+        "cached_positions": memory.summary_length,
         "ratios": facts["window_ratios"] or memory.reader.planner.chooser.ratios,
     }
 
@@ -351,6 +380,11 @@ def _read_config(path: Path) -> VideoXLConfig:
         return VideoXLConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the configuration {path}: {error}") from error
+
+
+def _rows(facts: dict) -> list[tuple[str, str]]:
+    """Names and values for a table; the unit stands behind a number of bytes."""
+    return [(key.removesuffix("_bytes").replace("_", " "), _readable(key, value)) for key, value in facts.items()]
 
 
 def _readable(key: str, value) -> str:

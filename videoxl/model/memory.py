@@ -155,6 +155,13 @@ class VideoMemory:
         return 0 if self.reader.pending is None else self.reader.pending.shape[1]
 
     @property
+    def summary_length(self) -> int:
+        """Positions that a question finds: the stored ones and what the pending tokens will leave."""
+        if not self.num_pending:
+            return self.cache.get_query_offset()
+        return self.cache.get_query_offset() + self.reader.planner.fork().next_window(self.num_pending).num_kept
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         if self._fingerprint is None:
             self._fingerprint = model_fingerprint(self.model)

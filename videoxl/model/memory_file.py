@@ -59,6 +59,7 @@ def write_memory(memory: VideoMemory, path: Path, overwrite: bool) -> None:
         save_file(tensors, temporary, metadata=metadata)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # safetensors writes files that only their owner may read
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise MemoryFileError(f"cannot save the memory to {path}: {error}; nothing was left there") from error
@@ -147,3 +148,10 @@ def _state(path: Path, file) -> dict:
 
 def _line(fingerprint: dict[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in fingerprint.items())
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -7,28 +7,23 @@ error. Mistakes end with one line and status 2.
 from __future__ import annotations
 
 import json
-import os
-import resource
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import transformers
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from transformers import TextIteratorStreamer, TextStreamer
+from transformers import TextStreamer
+from transformers.generation.streamers import BaseStreamer
 
 from videoxl import VideoMemory, __version__
+from videoxl.cli_output import notes, numbers_line, peak_memory, print_facts, progress_bar, say
 from videoxl.conversation import join_prompt_ids, video_prompt_ids
 from videoxl.describe import describe
 from videoxl.errors import CheckpointError, ConfigError, PromptError, VideoError, VideoXLError
-from videoxl.estimate import BYTES, GIB, estimate
+from videoxl.estimate import BYTES, estimate
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.memory_file import is_memory_file
@@ -45,7 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=__doc__.split("\n")[0],
 )
-notes = Console(stderr=True, highlight=False)
 
 Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder (default: the bundled model).")]
 Frames = Annotated[int | None, typer.Option(help=f"Frames, uniform over the video (default {DEFAULT_FRAMES}).")]
@@ -122,7 +116,7 @@ def ask(
         **_numbers(memory),
         "new_tokens": len(new),
         "seconds": {stage: round(seconds, 3) for stage, seconds in timer.seconds.items()},
-        "peak_memory_bytes": _peak_memory(net.device),
+        "peak_memory_bytes": peak_memory(net.device),
         "notes": said + _model_notes(net),
     }
     if as_json:
@@ -130,7 +124,7 @@ def ask(
         return
     if streamer is None:
         print(answer)
-    print(_line(report))
+    print(numbers_line(report))
 
 
 @app.command()
@@ -167,7 +161,7 @@ def summarize(
     with timer.stage("save"):
         memory.save(output, overwrite=force)
     print(f"wrote {output} ({output.stat().st_size / (1 << 20):.1f} MiB)")
-    print(_line({**_numbers(memory), "seconds": timer.seconds, "peak_memory_bytes": _peak_memory(net.device)}))
+    print(numbers_line({**_numbers(memory), "seconds": timer.seconds, "peak_memory_bytes": peak_memory(net.device)}))
 
 
 @app.command()
@@ -180,7 +174,7 @@ def info(
     if as_json:
         print(json.dumps(facts))
         return
-    _print_table(_rows(facts))
+    print_facts(facts)
 
 
 @app.command("estimate")
@@ -218,9 +212,9 @@ def estimate_command(
     if as_json:
         print(json.dumps(facts))
         return
-    _print_table(_rows(facts))
+    print_facts(facts)
     if not within:
-        _say(
+        say(
             f"note: positions reach {cost.highest_position}, the model was trained to {cost.trained_positions}; "
             "a larger ratio or fewer frames stay within"
         )
@@ -230,29 +224,22 @@ def main() -> None:
     """Entry point: typed errors become one line and status 2."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    warnings.showwarning = lambda message, *_, **__: _say(f"note: {message}")
+    warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()  # typer itself ends wrong usage with status 2, and Ctrl-C with 130
     except VideoXLError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(2)
     except torch.OutOfMemoryError:
-        _say(
-            "error: the GPU is out of memory; read fewer frames or use a larger ratio (`videoxl estimate` predicts it)"
-        )
+        say("error: the GPU is out of memory; read fewer frames or use a larger ratio (`videoxl estimate` predicts it)")
         sys.exit(2)
 
 
 # -- what the commands share -----------------------------------------------------------------------------------------
 
 
-def _say(text: str) -> None:
-    """One line on standard error, however long."""
-    notes.print(text, soft_wrap=True, markup=False)
-
-
-class _FirstToken(TextIteratorStreamer):
+class _FirstToken(BaseStreamer):
     """Splits the seconds of answering at the first token; hands everything on to another streamer."""
 
     def __init__(self, timer: StageTimer, then: TextStreamer | None):
@@ -294,7 +281,7 @@ def _load(model: Path | None, device: str, dtype: str):
     with notes.status(f"loading {folder.name}"):
         tokenizer, net, processor, _ = load_pretrained_model(folder, device_map=device, torch_dtype=dtype)
     for note in _model_notes(net):
-        _say(f"note: {note}")
+        say(f"note: {note}")
     return tokenizer, net, processor
 
 
@@ -325,20 +312,12 @@ def _summarize(
     prefix, _ = video_prompt_ids(tokenizer, "")
     with timer.stage("decode"):
         source = open_video(str(video), processor, choice, backend=backend, timeout=timeout)
-    with source, _bar(source.num_frames) as advance:
+    with source, progress_bar(source.num_frames) as advance:
         memory = net.summarize(source, prefix_ids=prefix, ratio=ratio, progress=advance, timer=timer)
     trained, reached = net.config.max_position_embeddings, memory.summary_length + net.config.beacon_window
     if reached > trained:
-        _say(f"note: positions reach {reached}, the model was trained to {trained}; see `videoxl estimate`")
+        say(f"note: positions reach {reached}, the model was trained to {trained}; see `videoxl estimate`")
     return memory, source.notes
-
-
-@contextmanager
-def _bar(total: int) -> Iterator:
-    columns = (TextColumn("reading frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda frames: progress.advance(task, frames)
 
 
 def _numbers(memory: VideoMemory) -> dict:
@@ -356,23 +335,6 @@ def _model_notes(net) -> list[str]:
     return [note] if note else []
 
 
-def _line(report: dict) -> str:
-    seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in report["seconds"].items())
-    ratios = ", ".join(map(str, report["ratios"]))
-    return (
-        f"[{report['frames']} frames, {report['visual_tokens']} visual tokens, {report['cached_positions']} cached "
-        f"positions, ratio {ratios}; {seconds}; peak memory {report['peak_memory_bytes'] / GIB:.2f} GiB]"
-    )
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: allocated on the GPU, or resident in this process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _read_config(path: Path) -> VideoXLConfig:
     if not path.exists():
         raise CheckpointError(f"no such checkpoint or configuration: {path}")
@@ -380,28 +342,6 @@ def _read_config(path: Path) -> VideoXLConfig:
         return VideoXLConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the configuration {path}: {error}") from error
-
-
-def _rows(facts: dict) -> list[tuple[str, str]]:
-    """Names and values for a table; the unit stands behind a number of bytes."""
-    return [(key.removesuffix("_bytes").replace("_", " "), _readable(key, value)) for key, value in facts.items()]
-
-
-def _readable(key: str, value) -> str:
-    if key.endswith("bytes"):
-        return f"{value / GIB:.2f} GiB" if value >= GIB else f"{value / (1 << 20):.1f} MiB"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.2f}"
-    return "yes" if value is True else "no" if value is False else str(value)
-
-
-def _print_table(rows: list[tuple[str, str]]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in rows:
-        table.add_row(name, value)
-    Console(highlight=False, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 200))).print(table)
 
 
 if __name__ == "__main__":

@@ -211,9 +211,3 @@ def test_a_prompt_must_go_on_behind_its_last_region(tiny):
     with pytest.raises(PromptError, match="ends with a visual region"):
         model(with_regions([5, 6], []), images=[random_pixels(1)], modalities=["video"])
 
-
-def test_gradient_checkpointing_is_refused_rather_than_wrong(tiny):
-    """transformers would take the cache from the layers; training through windows brings its own checkpointing."""
-    _, model, _ = tiny
-    with pytest.raises(ValueError, match="does not support"):
-        model.gradient_checkpointing_enable()

@@ -14,16 +14,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.qwen2.modeling_qwen2 import (
-    Qwen2Attention,
-    Qwen2DecoderLayer,
-    Qwen2MLP,
-    Qwen2RMSNorm,
-    Qwen2RotaryEmbedding,
-)
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
 from videoxl.model.attention_backends import attend
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.gradient_cache import Piece, StepView
 
 
 @dataclass
@@ -113,8 +108,11 @@ class BeaconAttention(Qwen2Attention):
         beacons = None
         if window is not None:
             beacon_key, beacon_value = key[:, :, window.num_tokens :], value[:, :, window.num_tokens :]
-            beacons = rotate(beacon_key, *window.memory_rope), beacon_value
+            memory_rope = (table.to(key.dtype) for table in window.memory_rope)
+            beacons = rotate(beacon_key, *memory_rope), beacon_value
         num_heads = query.shape[1]
+        if query.dtype != position_embeddings[0].dtype:  # under autocast
+            position_embeddings = tuple(table.to(query.dtype) for table in position_embeddings)
         rotated = rotate(torch.cat([query, key], dim=1), *position_embeddings)
         query, key = rotated[:, :num_heads], rotated[:, num_heads:]
         if window is not None:
@@ -163,19 +161,49 @@ class BeaconMLP(Qwen2MLP):
         return project(self.act_fn(self.gate_proj(x)) * up, self.down_proj, self.beacon_down_proj, window)
 
 
-class BeaconDecoderLayer(Qwen2DecoderLayer):
-    """A Qwen2 decoder layer that passes the window's layout to its attention and MLP."""
+class BeaconDecoderLayer(nn.Module):
+    """A Qwen2 decoder layer that passes the window's layout to its attention and MLP.
+
+    Not one of transformers' `GradientCheckpointingLayer`s: those take the cache from a layer they run twice.
+    `gradient_checkpointing_enable` finds the two attributes below all the same.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func = None
 
     def __init__(self, config: VideoXLConfig, layer_idx: int):
-        super(Qwen2DecoderLayer, self).__init__()  # not Qwen2's own, which would build layers to be thrown away
+        super().__init__()
         self.hidden_size = config.hidden_size
         self.self_attn = BeaconAttention(config, layer_idx)
         self.mlp = BeaconMLP(config)
         self.input_layernorm = FusedRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = FusedRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden_states: Tensor, window: WindowLayout | None = None, **kwargs) -> Tensor:
-        """hidden_states [B, T, H] -> [B, T, H]; see `BeaconAttention.forward` for the rest."""
+    def forward(
+        self,
+        hidden_states: Tensor,
+        window: WindowLayout | None = None,
+        pieces: tuple[Piece, ...] | None = None,
+        **kwargs,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """hidden_states [B, T, H] -> [B, T, H]; see `BeaconAttention.forward` for the rest.
+
+        With `pieces`, the cache as a `GradientCache` holds it, also the keys and values [B, N, t, D] that the step
+        leaves. They are outputs like any other, so that whatever wraps the layer sees gradients come back through them.
+        """
+        if pieces is None:
+            return self._compute(hidden_states, window, **kwargs)
+
+        def run(hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            view = StepView(pieces)
+            output = self._compute(hidden_states, window, past_key_values=view, **kwargs)
+            return output, *view.made
+
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(run, hidden_states)
+        return run(hidden_states)
+
+    def _compute(self, hidden_states: Tensor, window: WindowLayout | None, **kwargs) -> Tensor:
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), window=window, **kwargs)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states), window)

@@ -5,8 +5,7 @@ Lengths come in two kinds. The *physical* length counts positions that are store
 with it. They differ by the visual tokens that compaction dropped.
 
 Storage is preallocated and shared between forks: a fork costs nothing until two holders both want to write behind the
-same point, then the later one takes a copy of its own. With gradients the cache is functional (concatenation), since
-autograd must see every version.
+same point, then the later one takes a copy of its own. Where gradients must flow, `gradient_cache.py` takes its place.
 
 Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
 """
@@ -88,12 +87,6 @@ class SummaryLayer(CacheLayerMixin):
         """Put keys and values behind `length`; returns the tensors that hold everything up to there."""
         storage = self._storage
         start, end = self.length, self.length + keys.shape[2]
-        if torch.is_grad_enabled() and (keys.requires_grad or storage.keys.requires_grad):
-            self._own(
-                torch.cat([storage.keys[:, :, :start], keys], dim=2),
-                torch.cat([storage.values[:, :, :start], values], dim=2),
-            )
-            return self._storage.keys, self._storage.values
         with storage.lock:
             behind = any(holder is not self and holder._extent > start for holder in storage.holders)
             in_place = end <= storage.keys.shape[2] and not behind
@@ -199,11 +192,15 @@ class SummaryCache(Cache):
         dropped: visual tokens that compaction removed, beacons counted against them: logical - physical length.
         window_ratios: compression ratio of every window read so far, in order.
         has_padding: whether rows were padded behind the last region, so that masks are needed.
+        position_gap: RoPE positions left out so far (training only): the next token stands at physical length + gap.
     """
 
+    layer_type: type[CacheLayerMixin] = SummaryLayer
+
     def __init__(self, num_layers: int, reserved: int = 0):
-        super().__init__(layers=[SummaryLayer(reserved) for _ in range(num_layers)])
+        super().__init__(layers=[self.layer_type(reserved) for _ in range(num_layers)])
         self.dropped = 0
+        self.position_gap = 0
         self.window_ratios: list[int] = []
         self.has_padding = False
         self._compacted_length = 0
@@ -224,8 +221,13 @@ class SummaryCache(Cache):
         self.window_ratios = list(window_ratios)
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Physical length: positions stored. The next token's RoPE position, and the offset of masks."""
+        """Physical length: positions stored, and the offset of masks."""
         return self.layers[layer_idx].get_seq_length()
+
+    @property
+    def next_position(self) -> int:
+        """RoPE position of the next token."""
+        return self.get_query_offset() + self.position_gap
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Logical length: tokens of the expanded prompt and of the answer so far, beacons not counted."""

@@ -10,14 +10,19 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.models.qwen2.modeling_qwen2 import (
-    Qwen2Model,
-)
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
-from videoxl.model.attention import BeaconDecoderLayer, FusedRMSNorm, SignedRotaryEmbedding, WindowLayout
+from videoxl.model.attention import (
+    BeaconAttention,
+    BeaconDecoderLayer,
+    FusedRMSNorm,
+    SignedRotaryEmbedding,
+    WindowLayout,
+)
 from videoxl.model.attention_backends import build_mask
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig, check_config
+from videoxl.model.gradient_cache import GradientCache
 from videoxl.model.plan import WindowStep
 from videoxl.model.projector import build_projector
 from videoxl.model.vision_tower import build_vision_tower
@@ -30,7 +35,7 @@ class VideoXLModel(Qwen2Model):
     """
 
     config: VideoXLConfig
-    supports_gradient_checkpointing = False  # transformers would take the cache from layers that write it
+    _can_record_outputs = {"hidden_states": BeaconDecoderLayer, "attentions": BeaconAttention}
     _no_split_modules = ["BeaconDecoderLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
 
     def __init__(self, config: VideoXLConfig):
@@ -72,7 +77,7 @@ class VideoXLModel(Qwen2Model):
         """`text_step` with what transformers records on request (`output_hidden_states`, `output_attentions`)."""
         stored = cache.get_query_offset()
         if position_ids is None:
-            position_ids = stored + torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
+            position_ids = cache.next_position + torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
         return self._run(
             embeds,
             position_ids,
@@ -95,14 +100,16 @@ class VideoXLModel(Qwen2Model):
             cache.window_ratios.append(0)
             return hidden
         batch, num_tokens, _ = visual.shape
-        beacons = self.beacon_embed_tokens.weight.to(visual.dtype).expand(batch, step.num_beacons, -1)
+        # By a call of the module, not by its weight: DeepSpeed and FSDP gather parameters when a module is called.
+        beacon = self.beacon_embed_tokens(torch.zeros(1, 1, dtype=torch.long, device=visual.device))
+        beacons = beacon.to(visual.dtype).expand(batch, step.num_beacons, -1)
         grouped = torch.cat([visual, beacons.to(visual.device)], dim=1)
         order, places = _window_indices(num_tokens, step.ratio, step.carry, grouped.device)
-        stored = cache.get_query_offset()
-        in_memory = stored + torch.arange(step.num_beacons, device=grouped.device).unsqueeze(0)
+        stored, first = cache.get_query_offset(), cache.next_position
+        in_memory = first + torch.arange(step.num_beacons, device=grouped.device).unsqueeze(0)
         window = WindowLayout(num_tokens, order, places, self.rotary_emb(grouped, in_memory))
         mask = build_mask(self.config._attn_implementation, len(places), stored + len(places), None, grouped)
-        positions = (stored + places).unsqueeze(0)
+        positions = (first + places).unsqueeze(0)
         hidden = self._run(grouped, positions, cache, mask, window=window).last_hidden_state
         cache.compact(num_tokens, step.ratio)
         return hidden[:, :num_tokens]
@@ -110,6 +117,8 @@ class VideoXLModel(Qwen2Model):
     def _run(
         self, embeds: Tensor, position_ids: Tensor, cache: SummaryCache, mask: Tensor | None, **kwargs
     ) -> BaseModelOutputWithPast:
+        if isinstance(cache, GradientCache):
+            return self._run_with_gradients(embeds, position_ids, cache, mask, **kwargs)
         # A mask given by layer type is taken as it is; otherwise Qwen2Model would build one of its own.
         return self(
             inputs_embeds=embeds,
@@ -119,6 +128,30 @@ class VideoXLModel(Qwen2Model):
             use_cache=True,
             **kwargs,
         )
+
+    def _run_with_gradients(
+        self,
+        embeds: Tensor,
+        position_ids: Tensor,
+        cache: GradientCache,
+        mask: Tensor | None,
+        window: WindowLayout | None = None,
+        **_,
+    ) -> BaseModelOutputWithPast:
+        """The same layers, each a pure function of its input and the cache's pieces, so that it can be run again."""
+        rope = self.rotary_emb(embeds, position_ids)
+        hidden = embeds
+        for layer, stored in zip(self.layers, cache.layers):
+            hidden, *made = layer(
+                hidden,
+                window=window,
+                pieces=tuple(stored.pieces),
+                position_embeddings=rope,
+                attention_mask=mask,
+            )
+            keep = stored.add if window is None else stored.stage
+            keep(tuple(made))
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=cache)
 
 
 @lru_cache(maxsize=64)

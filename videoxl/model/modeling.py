@@ -9,26 +9,33 @@ Shape letters: B batch, L tokens of a prompt with one placeholder a region, t to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2ForCausalLM
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decode_graph import decode_step
 from videoxl.model.decoder import VideoXLModel
 from videoxl.model.generation import VideoXLGenerationMixin
+from videoxl.model.gradient_cache import GradientCache
 from videoxl.model.loading import CheckpointLoadingMixin
-from videoxl.model.prompt import pad_rows, shifted_labels, split_prompt
+from videoxl.model.prompt import pad_rows, split_prompt
 from videoxl.model.runner import arrange_regions, make_chooser, read_context
+from videoxl.model.training import TrainingOptions, training_loss
 
-LOGITS_CHUNK = 1024  # rows of logits made at once for the loss: 0.6 GB at a vocabulary of 152,000 in fp32
+
+@dataclass
+class VideoXLOutput(CausalLMOutputWithPast):
+    """transformers' output, and the compression ratio of every window that was read."""
+
+    window_ratios: tuple[int, ...] | None = None
 
 
 class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2ForCausalLM):
@@ -37,7 +44,6 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
     config: VideoXLConfig
     config_class = VideoXLConfig
     model: VideoXLModel
-    supports_gradient_checkpointing = False  # see VideoXLModel
 
     def __init__(self, config: VideoXLConfig):
         super(Qwen2ForCausalLM, self).__init__(config)  # Qwen2ForCausalLM would build a plain Qwen2Model first
@@ -62,6 +68,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         image_sizes: Sequence[tuple[int, int]] | None = None,
         modalities: Sequence[str] | None = None,
         ratio_seed: int | Sequence[int] = 42,
+        training_options: TrainingOptions | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
@@ -75,14 +82,16 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             image_sizes: accepted for compatibility; `unires` and `flat` do not need them.
             modalities: `video` or `image` for each of `images`.
             ratio_seed: seed of the draws where `config.beacon_ratio` holds several ratios.
+            training_options: what a training step does differently from plain reading.
             logits_to_keep: as in transformers; with `images` it counts within the text behind the last region.
 
         Returns:
             `loss` with labels: the sum over labelled tokens divided by their number (or by `num_items_in_batch`).
             `logits` without labels: [B, t, V], of the text behind the last region where there are images (rows
-            shorter than the longest are padded on the right). `past_key_values` holds the summarised sequence.
+            shorter than the longest are padded on the right); then `past_key_values` holds the summarised sequence.
+            `window_ratios` with images: the ratio of every window.
         """
-        if images is None:
+        if images is None and training_options is None:
             if input_ids is not None and input_ids.shape[1] > 1 and (input_ids == IMAGE_TOKEN_INDEX).any():
                 raise PromptError("the prompt holds an <image> placeholder, but no `images` were given")
             return self._forward_text(
@@ -101,39 +110,28 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
 
         model = self.model
         prompt = split_prompt(input_ids.to(model.embed_tokens.weight.device), attention_mask, labels)
-        regions = arrange_regions(images, modalities, len(input_ids), prompt.num_regions, model)
-        lengths = [region.length(model) for region in regions]
-        total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
-        cache = SummaryCache(len(model.layers))
+        options = training_options or TrainingOptions()
+        num_videos = len(input_ids) // options.questions_per_video
+        regions = arrange_regions(images if images is not None else [], modalities, num_videos, prompt.num_regions, model)
+        total = sum(text.shape[1] for text in prompt.texts) + sum(region.length(model) for region in regions)
+        total += max(map(len, prompt.suffixes))
         chooser = make_chooser(self.config, total, seed=ratio_seed)
+        if labels is not None:
+            loss, count, cache = training_loss(self, prompt, regions, chooser, options)
+            given = kwargs.get("num_items_in_batch")
+            loss = loss / (count.clamp(min=1) if given is None else given)
+            return VideoXLOutput(loss=loss, window_ratios=tuple(cache.window_ratios))
 
-        targets = None if labels is None else torch.cat(shifted_labels(prompt, lengths), dim=1)
-        loss, read = 0.0, 0
-        for hidden in read_context(model, prompt, regions, cache, chooser):
-            if targets is not None:
-                loss = loss + self._sum_loss(hidden, targets[:, read : read + hidden.shape[1]])
-                read += hidden.shape[1]
+        cache = (GradientCache if torch.is_grad_enabled() else SummaryCache)(len(model.layers))
+        for _ in read_context(model, prompt, regions, cache, chooser):
+            pass
         suffix, _ = pad_rows(prompt.suffixes, 0, "right")
         hidden = model.text_step(model.embed_tokens(suffix), cache)
-        if targets is None:
-            return CausalLMOutputWithPast(logits=self.lm_head(_keep(hidden, logits_to_keep)), past_key_values=cache)
-        loss = loss + self._sum_loss(hidden, targets[:, read:])
-        count = kwargs.get("num_items_in_batch")
-        if count is None:
-            count = (targets != IGNORE_INDEX).sum().clamp(min=1)
-        return CausalLMOutputWithPast(loss=loss / count, past_key_values=cache)
-
-    def _sum_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy summed over the labelled tokens; hidden [B, t, H], targets [B, t] already shifted.
-
-        Only labelled rows are turned into logits, and never all at once: most of a long video has none.
-        """
-        rows = hidden[targets.to(hidden.device) != IGNORE_INDEX]
-        wanted = targets[targets != IGNORE_INDEX].to(hidden.device)
-        loss = hidden.new_zeros((), dtype=torch.float32)
-        for part, goal in zip(rows.split(LOGITS_CHUNK), wanted.split(LOGITS_CHUNK)):
-            loss = loss + F.cross_entropy(self.lm_head(part).float(), goal.to(part.device), reduction="sum")
-        return loss
+        return VideoXLOutput(
+            logits=self.lm_head(_keep(hidden, logits_to_keep)),
+            past_key_values=cache,
+            window_ratios=tuple(cache.window_ratios),
+        )
 
     def _forward_text(
         self,

@@ -35,7 +35,7 @@ class Region:
     """The pixels of one visual region in every row of a batch.
 
     Attributes:
-        pixels: a row each, [F, 3, S, S]; the same F in every row.
+        pixels: a row each, [F, 3, S, S]; the same F in every row. Features of the tower [F, P, C] serve as well.
         modality: `video` or `image`.
     """
 
@@ -57,14 +57,16 @@ def arrange_regions(
     """Give each placeholder of each row its pixels; `images` is flat, row by row.
 
     Args:
-        images: pixel values [F, 3, S, S] (a video, or the views of a picture) or [3, S, S].
+        images: pixel values [F, 3, S, S] (a video, or the views of a picture) or [3, S, S]; or features that the
+            vision tower made of them, [F, P, C].
         modalities: `video` or `image` for each of `images`; one entry serves all; None: `image`.
 
     Raises:
         PromptError: numbers that do not match, an unknown modality, pixels of another shape.
         BatchError: rows whose regions differ in kind or visual length.
     """
-    images = [image.unsqueeze(0) if image.dim() == 3 else image for image in images]
+    size = model.vision_tower.image_size
+    images = [image.unsqueeze(0) if image.shape == (3, size, size) else image for image in images]
     expected = num_rows * num_regions
     if len(images) != expected:
         raise PromptError(
@@ -78,11 +80,10 @@ def arrange_regions(
         raise PromptError(
             f"`modalities` has {len(modalities)} entries for {expected} visual input(s); give one or each"
         )
-    size = model.vision_tower.image_size
     for image, modality in zip(images, modalities):
         if modality not in ("video", "image"):
             raise PromptError(f"modality {modality!r} is not known; use 'video' or 'image'")
-        if image.dim() != 4 or image.shape[1:] != (3, size, size):
+        if image.shape[1:] != (3, size, size) and not _are_features(image, model):
             raise PromptError(
                 f"pixel values must be [frames, 3, {size}, {size}]; got {list(image.shape)}. "
                 "Use image_processor.preprocess or process_images"
@@ -114,9 +115,23 @@ def make_chooser(
     )
 
 
+def _are_features(image: Tensor, model: VideoXLModel) -> bool:
+    return image.shape[1:] == (model.vision_tower.num_patches, model.vision_tower.hidden_size)
+
+
+def chunk_frames(model: VideoXLModel) -> int:
+    """Frames that go through the tower at once on the model's device."""
+    return FRAMES_PER_CHUNK.get(model.vision_tower.device.type, 8)
+
+
 def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
-    """Vision tower and projector: [F, 3, S, S] on any device -> [F, P, H] where the decoder's embeddings lie."""
-    features = model.mm_projector(model.vision_tower(pixels))
+    """Vision tower and projector: [F, 3, S, S] on any device -> [F, P, H] where the decoder's embeddings lie.
+
+    Features of the tower [F, P, C] only pass the projector.
+    """
+    tower = model.vision_tower
+    features = pixels.to(tower.device, tower.dtype) if _are_features(pixels, model) else tower(pixels)
+    features = model.mm_projector(features)
     return features.to(model.embed_tokens.weight.device)
 
 
@@ -126,7 +141,7 @@ def iter_features(model: VideoXLModel, region: Region, progress: Progress | None
     if region.modality == "image":
         yield torch.stack([merge_views(encode_frames(model, views), model.config) for views in region.pixels])
         return
-    chunk = FRAMES_PER_CHUNK.get(model.vision_tower.device.type, 8)
+    chunk = chunk_frames(model)
     for start in range(0, frames, chunk):
         rows = [pool_video(encode_frames(model, row[start : start + chunk]), model.config) for row in region.pixels]
         yield torch.stack(rows)

@@ -1,0 +1,248 @@
+"""The training loss: gradients through the cache, checkpointing, gaps, truncation, shared videos, blank passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import prompt_for, random_pixels, with_regions
+
+from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from videoxl.errors import BatchError
+from videoxl.model.gradient_cache import GradientCache
+from videoxl.model.training import AT_LEAST, PassCounts, TrainingOptions
+
+
+@pytest.fixture
+def sample(tiny):
+    """(model in training mode, arguments of a 12-frame sample with two windows)."""
+    tokenizer, model, _ = tiny
+    _, ids = prompt_for(tokenizer)
+    labels = ids.clone()
+    labels[:, :-8] = IGNORE_INDEX
+    model.config.beacon_ratio = [8]
+    arguments = {"input_ids": ids, "labels": labels, "images": [random_pixels(12)], "modalities": ["video"]}
+    return model.train(), arguments
+
+
+def gradients(model, **arguments) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    loss = model(**arguments).loss
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), found
+
+
+def assert_same(left, right) -> None:
+    assert left[0] == pytest.approx(right[0], abs=1e-6)
+    assert left[1].keys() == right[1].keys()
+    for name in left[1]:
+        torch.testing.assert_close(left[1][name], right[1][name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_gradients_flow_from_later_steps_into_earlier_ones():
+    cache = GradientCache(1)
+    beacons = torch.ones(1, 2, 1, 4, requires_grad=True)
+    cache.layers[0].stage((beacons * 2, beacons * 3))
+    cache.compact(3, 3)
+    late = torch.ones(1, 2, 1, 4)
+    keys, values = cache.update(late, late, 0)
+    (keys.sum() + values.sum()).backward()
+    assert beacons.grad.unique().tolist() == [5.0]
+    assert (cache.get_query_offset(), cache.get_seq_length()) == (2, 4)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients_and_runs_every_layer_twice(sample):
+    model, arguments = sample
+    plain = gradients(model, **arguments)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    calls = []
+    hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert_same(gradients(model, **arguments), plain)
+    hook.remove()
+    assert len(calls) == 8  # prefix, two windows, suffix; each again on the way back
+
+
+def test_checkpointing_keeps_less_for_the_way_back(sample):
+    model, arguments = sample
+
+    def bytes_kept() -> int:
+        kept = {}
+        model_storage = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in model_storage:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(**arguments)
+        return sum(kept.values())
+
+    model.model.vision_tower.requires_grad_(False)
+    plain = bytes_kept()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert bytes_kept() < plain / 3
+
+
+def test_blank_passes_change_neither_loss_nor_gradients(sample):
+    model, arguments = sample
+    plain = gradients(model, **arguments)
+    seen = []
+
+    def agree(counts: PassCounts) -> PassCounts:
+        seen.append(counts)
+        return PassCounts(counts.vision + 2, counts.decoder + 3, counts.head + 1)
+
+    options = TrainingOptions(agree=agree)
+    assert_same(gradients(model, **arguments, training_options=options), plain)
+    assert seen == [PassCounts(vision=2, decoder=4, head=1)]
+
+
+def test_every_parameter_has_a_gradient_on_text_alone_when_others_have_videos(sample):
+    model, _ = sample
+    ids = torch.tensor([[5, 6, 7, 8]])
+    alone = model(input_ids=ids, labels=ids.clone(), training_options=TrainingOptions()).loss
+    runs = []
+    for name in ("vision_tower", "mm_projector", "layers.0", "norm"):
+        module = model.model.get_submodule(name)
+        module.register_forward_hook(lambda *_, name=name: runs.append(name))
+    options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(2, 5, 1)))
+    loss, found = gradients(model, input_ids=ids, labels=ids.clone(), training_options=options)
+    assert loss == pytest.approx(alone.item(), abs=1e-6)
+    assert [runs.count(name) for name in ("vision_tower", "layers.0")] == [2, 5]
+    used = {n for n, _ in model.named_parameters() if not _unused(n, model)}
+    assert used <= found.keys()
+
+
+def _unused(name: str, model) -> bool:
+    """Parameters behind the tower's selected layer."""
+    last = model.config.mm_vision_config["num_hidden_layers"] - 1
+    return "post_layernorm" in name or f"encoder.layers.{last}." in name
+
+
+def test_passes_of_a_step_come_in_one_order(sample):
+    """Vision, text, windows, text, head: whatever a process has to read, so that collective calls meet."""
+    model, arguments = sample
+    order = []
+    model.model.vision_tower.register_forward_hook(lambda *_: order.append("vision"))
+    model.lm_head.register_forward_hook(lambda *_: order.append("head"))
+    layer = model.model.layers[0]
+    layer.register_forward_pre_hook(
+        lambda _, args, kwargs: order.append("text" if kwargs["window"] is None else "window"), with_kwargs=True
+    )
+    options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(2, 4, 1)))
+    model(**arguments, training_options=options)
+    with_video, order[:] = list(order), []
+    ids = arguments["input_ids"][:, -8:]
+    model(input_ids=ids, labels=ids, training_options=options)
+    assert order == with_video == ["vision", "vision", "text", "window", "window", "text", "head"]
+
+
+def test_truncation_stops_gradients_at_the_windows_that_are_named(sample):
+    model, arguments = sample
+    arguments["images"] = [random_pixels(32)]  # four windows, the last of two frames
+    touched = []
+
+    def watch(module, args, kwargs):
+        if kwargs["window"] is not None:
+            touched.append(torch.is_grad_enabled())
+
+    model.model.layers[0].register_forward_pre_hook(watch, with_kwargs=True)
+    full = gradients(model, **arguments)
+    assert touched == [True] * 4
+    touched.clear()
+    cut = gradients(model, **arguments, training_options=TrainingOptions(bptt_windows=1))
+    assert touched == [False, False, False, True]
+    assert cut[0] == pytest.approx(full[0], abs=1e-6)  # the same reading
+    touched.clear()
+    evidence = [[(1500, 1502)]]
+    gradients(model, **arguments, training_options=TrainingOptions(bptt_windows=1, evidence=evidence))
+    assert touched == [False, True, False, True]
+
+
+def test_gaps_move_later_positions_and_nothing_else(sample):
+    model, arguments = sample
+    positions = []
+    rotary = model.model.rotary_emb
+    rotary.register_forward_pre_hook(lambda _, args: positions.append(args[1].flatten().tolist()))
+    plain = model(**arguments).loss.item()
+    without = [step[0] for step in positions]
+    positions.clear()
+    model(**arguments, training_options=TrainingOptions(position_gap_max=0, gap_seed=3))
+    assert [step[0] for step in positions] == without
+    positions.clear()
+    moved = model(**arguments, training_options=TrainingOptions(position_gap_max=1000, gap_seed=3)).loss.item()
+    starts = [step[0] for step in positions]
+    assert starts[0] == 0 and all(b > a for a, b in zip(without[1:], starts[1:]))
+    lengths = [max(step) - min(step) for step in positions]
+    assert lengths[-1] == len(positions[-1]) - 1  # inside a step nothing is left out
+    assert moved != plain
+
+
+def test_questions_about_one_video_share_its_windows_and_give_the_mean_of_their_losses(tiny):
+    tokenizer, model, _ = tiny
+    model.train().config.beacon_ratio = [8]
+    questions = ["Which colour?", "How many of them are there in all?", "What comes last?"]
+    rows = [prompt_for(tokenizer, question)[1][0] for question in questions]
+    longest = max(map(len, rows))
+    ids = torch.zeros(3, longest, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE_INDEX)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], mask[index, : len(row)] = row, 1
+        labels[index, len(row) - 4 : len(row)] = row[-4:]
+    video = random_pixels(12)
+    calls = []
+    hook = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    shared = model(
+        input_ids=ids,
+        attention_mask=mask,
+        labels=labels,
+        images=[video],
+        modalities=["video"],
+        training_options=TrainingOptions(questions_per_video=3),
+    ).loss
+    hook.remove()
+    assert len(calls) == 2  # twelve frames in chunks of eight
+    alone = [
+        model(input_ids=row[None], labels=labels[i : i + 1, : len(row)], images=[video], modalities=["video"]).loss
+        for i, row in enumerate(rows)
+    ]
+    torch.testing.assert_close(shared, torch.stack(alone).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_questions_with_different_prefixes_cannot_share_a_video(tiny):
+    _, model, _ = tiny
+    ids = torch.tensor([[5, IMAGE_TOKEN_INDEX, 7], [6, IMAGE_TOKEN_INDEX, 7]])
+    with pytest.raises(BatchError, match="same text before"):
+        model(
+            input_ids=ids,
+            labels=ids,
+            images=[random_pixels(1)],
+            modalities=["video"],
+            training_options=TrainingOptions(questions_per_video=2),
+        )
+
+
+def test_features_of_the_tower_serve_in_place_of_pixels(sample):
+    model, arguments = sample
+    plain = model(**arguments).loss
+    with torch.no_grad():
+        features = model.model.vision_tower(arguments["images"][0])
+    calls = []
+    model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(model(**arguments | {"images": [features]}).loss, plain)
+    assert not calls
+
+
+def test_a_region_count_that_differs_still_meets_the_agreed_number_of_passes(tiny):
+    tokenizer, model, _ = tiny
+    model.train().config.beacon_ratio = [8]
+    ids = with_regions([5, 6], [7], [8, 9])
+    counted = []
+    model.model.layers[0].register_forward_hook(lambda *_: counted.append(1))
+    options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(9, 9, 1)))
+    images = [random_pixels(1), random_pixels(2)]
+    model(input_ids=ids, labels=ids.clone(), images=images, modalities=["image", "video"], training_options=options)
+    assert len(counted) == 9
+    assert AT_LEAST.decoder >= 3

@@ -1,0 +1,116 @@
+"""The summary cache while gradients flow: a list of pieces that nothing writes over.
+
+Autograd needs every version of the cache that a step has seen. So keys and values are kept as the pieces the steps
+left (a prefix, the beacons of a window, ...), and a step joins them for itself: with checkpointing the joined copy lives
+only while its layer runs, and memory grows with the length of the cache, not with its square.
+
+Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from videoxl.errors import PlanError
+from videoxl.model.cache import SummaryCache
+
+Piece = tuple[Tensor, Tensor]
+"""Keys and values [B, N, t, D] that one step left."""
+
+
+class StepView:
+    """What one step of one decoder layer sees of the cache, and what it makes for it; used once.
+
+    Attributes:
+        made: keys and values the step leaves: its beacons for a window, all its own for text.
+    """
+
+    def __init__(self, pieces: tuple[Piece, ...]):
+        self.pieces = pieces
+        self.made: Piece | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, beacons: Piece | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `SummaryLayer.update`: keys and values [B, N, M + T, D] that the step's queries may see."""
+        self.made = (key_states, value_states) if beacons is None else beacons
+        if not self.pieces:
+            return key_states, value_states
+        keys = torch.cat([*(key for key, _ in self.pieces), key_states], dim=2)
+        return keys, torch.cat([*(value for _, value in self.pieces), value_states], dim=2)
+
+
+class GradientLayer(CacheLayerMixin):
+    """Cache of one decoder layer as pieces; the runner adds them, no layer does."""
+
+    is_croppable = False
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self, reserved: int = 0):
+        self.reserved = reserved
+        self.pieces: list[Piece] = []
+        self.is_initialized = False
+        self._staged: Piece | None = None
+
+    def add(self, made: Piece) -> None:
+        """Keep what a step of text made."""
+        self.pieces.append(made)
+        self.is_initialized = True
+
+    def stage(self, made: Piece) -> None:
+        """Hold a window's beacons until `compact`."""
+        self._staged = made
+
+    def compact(self) -> None:
+        if self._staged is None:
+            raise PlanError("compact was called without a window; stage its beacons first")
+        self.add(self._staged)
+        self._staged = None
+
+    def repeat(self, times: int) -> None:
+        """Each row `times` over, so that several texts can follow one context."""
+        self.pieces = [tuple(x.repeat_interleave(times, dim=0) for x in piece) for piece in self.pieces]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """transformers' protocol, for text behind the context."""
+        view = StepView(tuple(self.pieces))
+        keys, values = view.update(key_states, value_states, 0)
+        self.add(view.made)
+        return keys, values
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+
+    @property
+    def keys(self) -> Tensor | None:
+        return torch.cat([key for key, _ in self.pieces], dim=2) if self.pieces else None
+
+    @property
+    def values(self) -> Tensor | None:
+        return torch.cat([value for _, value in self.pieces], dim=2) if self.pieces else None
+
+    def get_seq_length(self) -> int:
+        return sum(key.shape[2] for key, _ in self.pieces)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+
+class GradientCache(SummaryCache):
+    """A `SummaryCache` through which gradients flow from later steps into earlier ones (DESIGN 2.10)."""
+
+    layer_type = GradientLayer
+
+    def repeat(self, times: int) -> None:
+        """Each row `times` over; rows b * times ... b * times + times - 1 follow row b."""
+        for layer in self.layers:
+            layer.repeat(times)

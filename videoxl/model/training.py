@@ -1,0 +1,284 @@
+"""The loss of a batch of prompts, step by step over the windows, with gradients through the cache (DESIGN 2.10).
+
+Several processes train one model, and each has another prompt: more windows, no video at all. Data-parallel wrappers
+need every process to run the same modules in the same order, or they wait for each other for ever. So before a batch is
+read the processes agree on how often each part runs, and those with less to do run the rest on blanks whose loss
+counts zero. The order is the same everywhere: vision, text, windows, text, head.
+
+Shape letters: B batch, L tokens of a prompt, t tokens of a step, H hidden size, V vocabulary, N labelled tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videoxl.constants import IGNORE_INDEX
+from videoxl.errors import BatchError
+from videoxl.model.decoder import VideoXLModel
+from videoxl.model.gradient_cache import GradientCache
+from videoxl.model.plan import RatioChooser, WindowStep
+from videoxl.model.prompt import Prompt, pad_rows, shifted_labels
+from videoxl.model.runner import Region, RegionReader, chunk_frames, encode_frames, iter_features
+
+if TYPE_CHECKING:
+    from videoxl.model.modeling import LlavaQwenForCausalLM
+
+HEAD_ROWS = 1024  # rows of logits made at once for the loss: 0.6 GB at a vocabulary of 152,000 in fp32
+
+
+@dataclass(frozen=True)
+class PassCounts:
+    """How often the parts of a model run for one batch: tower and projector, decoder, head."""
+
+    vision: int
+    decoder: int
+    head: int
+
+    def maximum(self, other: PassCounts) -> PassCounts:
+        return PassCounts(*(max(a, b) for a, b in zip(self.as_tuple(), other.as_tuple())))
+
+    def as_tuple(self) -> tuple[int, int, int]:
+        return self.vision, self.decoder, self.head
+
+
+Agree = Callable[[PassCounts], PassCounts]
+"""Gives the largest counts over all processes; a collective call."""
+
+AT_LEAST = PassCounts(vision=1, decoder=3, head=1)
+"""What several processes run even if none of them has a picture, so that every parameter has a gradient."""
+
+
+@dataclass
+class TrainingOptions:
+    """What a training step does differently from plain reading.
+
+    Attributes:
+        questions_per_video: rows of `input_ids` that share the prefix and visual input of one row of `images`.
+        position_gap_max: largest number of RoPE positions left out at random before a window and before text behind
+            one (0: none), so that positions beyond the length of the training samples are seen.
+        gap_seed: of those draws.
+        bptt_windows: windows at the end of a prompt through which gradients flow; None: all. Windows before them are
+            read without, except those that hold evidence.
+        evidence: for each region, visual tokens as half-open ranges that hold what the answer needs.
+        agree: makes all processes run the same passes; None in a single one.
+    """
+
+    questions_per_video: int = 1
+    position_gap_max: int = 0
+    gap_seed: int | Sequence[int] = 0
+    bptt_windows: int | None = None
+    evidence: Sequence[Sequence[tuple[int, int]]] = field(default_factory=list)
+    agree: Agree | None = None
+
+
+def training_loss(
+    model: LlavaQwenForCausalLM,
+    prompt: Prompt,
+    regions: list[Region],
+    chooser: RatioChooser,
+    options: TrainingOptions,
+) -> tuple[Tensor, Tensor, GradientCache]:
+    """Cross entropy over the labelled tokens of a batch.
+
+    Args:
+        prompt: rows with labels; `questions_per_video` consecutive rows have the same texts before the suffix.
+        regions: visual input of every `questions_per_video`-th row.
+
+    Returns:
+        The summed loss (a scalar with gradient), the number of labelled tokens, and the cache behind the last text.
+    """
+    inner = model.model
+    times = options.questions_per_video
+    shared = _context_rows(prompt, times)
+    lengths = [region.length(inner) for region in regions]
+    targets = shifted_labels(prompt, lengths)
+    context_targets, suffix_targets = [part[::times] for part in targets[:-1]], targets[-1]
+    count = sum((part != IGNORE_INDEX).sum() for part in (*context_targets, suffix_targets))
+
+    mine = _count_passes(inner, shared, lengths, regions, int(count))
+    wanted = mine if options.agree is None else options.agree(mine).maximum(AT_LEAST)
+    features = None
+    blank = _Blanks(model)
+    if options.agree is not None:  # vision first, in one go, so that the order is the same in every process
+        features = [torch.cat(list(iter_features(inner, region)), dim=1) for region in regions]
+        blank.encode(wanted.vision - mine.vision)
+        for feature in features:
+            blank.keep(feature[:, :1])  # a region that no gradient reaches would leave its passes out of the backward pass
+    missing = wanted.decoder - mine.decoder
+    if not regions and missing:
+        blank.read_text()
+        missing -= 1
+
+    cache = GradientCache(len(inner.layers))
+    gaps = _Gaps(options)
+    rows = _LabelledRows()
+    reader = _ContextReader(inner, cache, chooser, gaps, _flowing_windows(lengths, inner, options))
+    read = 0
+    joined = torch.cat(context_targets, dim=1) if context_targets else None
+    for hidden in reader.read(shared, regions, features):
+        rows.add(hidden, joined[:, read : read + hidden.shape[1]])
+        read += hidden.shape[1]
+    blank.read_windows(missing)
+    if times > 1:
+        cache.repeat(times)
+    if regions:
+        gaps.leave(cache)
+    suffix, _ = pad_rows(prompt.suffixes, 0, "right")
+    rows.add(inner.text_step(inner.embed_tokens(suffix), cache), suffix_targets)
+    loss = rows.sum_loss(model.lm_head, wanted.head)
+    return loss + blank.total, count, cache
+
+
+def _context_rows(prompt: Prompt, times: int) -> list[Tensor]:
+    """Texts before each region, a row a video; rows that share one must agree in them."""
+    if len(prompt.suffixes) % times:
+        raise BatchError(f"{len(prompt.suffixes)} rows cannot be {times} questions each about one video")
+    firsts = [text[::times] for text in prompt.texts]
+    if any(not torch.equal(text, first.repeat_interleave(times, dim=0)) for text, first in zip(prompt.texts, firsts)):
+        raise BatchError("questions that share a video need the same text before it")
+    return firsts
+
+
+def _count_passes(
+    inner: VideoXLModel, texts: list[Tensor], lengths: list[int], regions: list[Region], labelled: int
+) -> PassCounts:
+    chunk = chunk_frames(inner)
+    vision = 0
+    for region in regions:
+        each = math.ceil(len(region.pixels[0]) / chunk) if region.modality == "video" else 1
+        vision += each * len(region.pixels)
+    windows = sum(math.ceil(length / inner.config.beacon_window) for length in lengths)
+    decoder = sum(text.shape[1] > 0 for text in texts) + windows + 1
+    return PassCounts(vision, decoder, max(1, math.ceil(labelled / HEAD_ROWS)))
+
+
+def _flowing_windows(lengths: list[int], inner: VideoXLModel, options: TrainingOptions) -> list[set[int]] | None:
+    """For each region the windows through which gradients flow; None: all of them."""
+    if options.bptt_windows is None:
+        return None
+    window = inner.config.beacon_window
+    places = [(region, index) for region, length in enumerate(lengths) for index in range(math.ceil(length / window))]
+    flowing = set(places[max(0, len(places) - options.bptt_windows) :])
+    for region, ranges in enumerate(options.evidence):
+        for start, stop in ranges:
+            flowing |= {(region, index) for index in range(start // window, math.ceil(stop / window))}
+    return [{index for place, index in flowing if place == region} for region in range(len(lengths))]
+
+
+class _Gaps:
+    """Random gaps in positions, the same for all layers and rows of a batch."""
+
+    def __init__(self, options: TrainingOptions):
+        self._largest = options.position_gap_max
+        self._rng = np.random.default_rng(options.gap_seed)
+
+    def leave(self, cache: GradientCache) -> None:
+        if self._largest:
+            cache.position_gap += int(self._rng.integers(self._largest + 1))
+
+
+class _ContextReader:
+    """`read_context` for training: gaps before windows, and windows without gradients where they are cut off."""
+
+    def __init__(self, inner: VideoXLModel, cache: GradientCache, chooser, gaps: _Gaps, flowing: list[set[int]] | None):
+        self.inner = inner
+        self.cache = cache
+        self.chooser = chooser
+        self.gaps = gaps
+        self.flowing = flowing
+
+    def read(self, texts: list[Tensor], regions: list[Region], features: list[Tensor] | None):
+        """Yields hidden states [B, t, H] of the expanded tokens, step by step."""
+        for index, (text, region) in enumerate(zip(texts, regions)):
+            if text.shape[1]:
+                if index:
+                    self.gaps.leave(self.cache)
+                yield self.inner.text_step(self.inner.embed_tokens(text), self.cache)
+            reader = _TrainingRegionReader(self, index)
+            for part in iter_features(self.inner, region) if features is None else [features[index]]:
+                yield from reader.push(part)
+            yield from reader.close()
+
+
+class _TrainingRegionReader(RegionReader):
+    def __init__(self, context: _ContextReader, region: int):
+        super().__init__(context.inner, context.cache, context.chooser)
+        self._gaps = context.gaps
+        self._flowing = None if context.flowing is None else context.flowing[region]
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        self._gaps.leave(self.cache)
+        flows = self._flowing is None or len(self.steps) in self._flowing
+        with nullcontext() if flows else torch.no_grad():
+            return super()._read(tokens)
+
+
+class _LabelledRows:
+    """Collects the hidden states that have to predict something; most of a long video has none."""
+
+    def __init__(self):
+        self._rows: list[Tensor] = []
+        self._wanted: list[Tensor] = []
+
+    def add(self, hidden: Tensor, targets: Tensor) -> None:
+        """hidden [B, t, H], targets [B, t] already shifted."""
+        labelled = targets != IGNORE_INDEX
+        self._rows.append(hidden[labelled.to(hidden.device)])
+        self._wanted.append(targets[labelled])
+
+    def sum_loss(self, head: torch.nn.Module, passes: int) -> Tensor:
+        """Cross entropy summed over all rows, through `passes` passes of the head."""
+        device = self._rows[-1].device
+        rows = torch.cat([part.to(device) for part in self._rows])
+        wanted = torch.cat([part.to(device) for part in self._wanted])
+        loss = rows.new_zeros((), dtype=torch.float32)
+        for index in range(passes):
+            part = rows[index * HEAD_ROWS : (index + 1) * HEAD_ROWS]
+            if len(part):
+                goal = wanted[index * HEAD_ROWS : (index + 1) * HEAD_ROWS]
+                loss = loss + F.cross_entropy(head(part).float(), goal, reduction="sum")
+            else:
+                loss = loss + 0.0 * head(rows.new_zeros(1, rows.shape[1])).float().sum()
+        return loss + 0.0 * rows.float().sum()
+
+
+class _Blanks:
+    """Passes on nothing, kept in the graph with weight zero.
+
+    Attributes:
+        total: zero, connected to every blank pass.
+    """
+
+    def __init__(self, model: LlavaQwenForCausalLM):
+        self._inner = model.model
+        self._cache = GradientCache(len(model.model.layers))
+        self.total: Tensor | float = 0.0
+
+    def keep(self, output: Tensor) -> None:
+        self.total = self.total + 0.0 * output.float().sum()
+
+    def encode(self, passes: int) -> None:
+        tower = self._inner.vision_tower
+        for _ in range(passes):
+            pixels = torch.zeros(1, 3, tower.image_size, tower.image_size, device=tower.device)
+            self.keep(encode_frames(self._inner, pixels))
+
+    def read_text(self) -> None:
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self._inner.embed_tokens.weight.device)
+        self.keep(self._inner.text_step(self._inner.embed_tokens(ids), self._cache))
+
+    def read_windows(self, passes: int) -> None:
+        config, weight = self._inner.config, self._inner.norm.weight
+        ratio = max(config.active_ratios)
+        tokens = torch.zeros(1, ratio or 1, config.hidden_size, dtype=weight.dtype, device=weight.device)
+        for _ in range(passes):
+            self.keep(self._inner.window_step(tokens, self._cache, WindowStep(0, tokens.shape[1], ratio, 0)))

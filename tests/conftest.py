@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training_data import make_base, make_data
 
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.conversation import join_prompt_ids, video_prompt_ids
@@ -49,6 +50,18 @@ def tiny():
     """(tokenizer, model, image processor) of the bundled random checkpoint, float32; the model is the test's own."""
     tokenizer, model, processor, _ = load_pretrained_model(TINY, device_map="cpu")
     return tokenizer, model, processor
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Pictures, videos and records; see `training_data.make_data`."""
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> tuple[Path, Path]:
+    """(a plain Qwen2 model, a CLIP tower): what stage one starts from."""
+    return make_base(tmp_path_factory.mktemp("base"))
 
 
 def random_pixels(frames: int, seed: int = 0) -> torch.Tensor:

@@ -55,3 +55,11 @@ class NonFiniteError(VideoXLError, ArithmeticError):
 
 class UnsummarisedTokensWarning(UserWarning):
     """Some visual tokens of a region were not followed by a beacon and left nothing in the cache."""
+
+
+class ArgumentError(VideoXLError, ValueError):
+    """A command line asks for something that cannot work."""
+
+
+class DataError(VideoXLError, ValueError):
+    """Training records are not what they must be, or too many of them cannot be read."""

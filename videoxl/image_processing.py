@@ -55,13 +55,17 @@ class VideoXLImageProcessor:
         Returns:
             `pixel_values`: [F, 3, S, S] float32.
         """
-        pixels = torch.cat([self.normalize(self.resize_and_crop(frames)) for frames in _batches(images)])
+        pixels = self.normalize(self.resize(images))
         if return_tensors == "pt":
             return BatchFeature({"pixel_values": pixels})
         array = pixels.numpy()
         return BatchFeature({"pixel_values": array if return_tensors == "np" else list(array)})
 
     __call__ = preprocess
+
+    def resize(self, images) -> Tensor:
+        """Anything that `preprocess` takes -> uint8 [F, S, S, 3]: pixels that still want `normalize`."""
+        return torch.cat([self.resize_and_crop(frames) for frames in _batches(images)])
 
     def resize_and_crop(self, frames: Tensor) -> Tensor:
         """uint8 [F, H, W, 3] -> uint8 [F, S, S, 3], on the device of `frames`."""

@@ -24,21 +24,31 @@ def process_images(images: Sequence, image_processor: VideoXLImageProcessor, mod
         `anyres`: [views, 3, S, S] a picture, view 0 the whole picture, stacked where all have equally many views.
         `pad`, `square` or None: [pictures, 3, S, S].
     """
+    resized = [resize_views(image, image_processor, model_cfg) for image in images]
+    views = [image_processor.normalize(frames) for frames in resized]
+    if not is_anyres(model_cfg):
+        return torch.cat(views)
+    return torch.stack(views) if len({len(v) for v in views}) == 1 else views
+
+
+def is_anyres(model_cfg) -> bool:
+    """Whether pictures are cut into tiles."""
+    return (getattr(model_cfg, "image_aspect_ratio", None) or "").startswith("anyres")
+
+
+def resize_views(image, image_processor: VideoXLImageProcessor, model_cfg) -> Tensor:
+    """The views of one picture, uint8 [views, S, S, 3]: `process_images` before it normalises."""
     mode = getattr(model_cfg, "image_aspect_ratio", None)
-    images = [load_picture(image) for image in images]
-    if mode == "anyres" or (mode or "").startswith("anyres_max"):
+    picture = load_picture(image)
+    if is_anyres(model_cfg):
         grids = parse_grids(model_cfg.image_grid_pinpoints, image_processor.side)
-        views = [
-            image_processor.preprocess(split_into_views(image, grids, image_processor.side))["pixel_values"]
-            for image in images
-        ]
-        return torch.stack(views) if len({len(v) for v in views}) == 1 else views
+        return image_processor.resize(split_into_views(picture, grids, image_processor.side))
     if mode == "pad":
         colour = tuple(int(mean * 255) for mean in image_processor.image_mean)
-        images = [pad_to_square(image, colour) for image in images]
+        picture = pad_to_square(picture, colour)
     elif mode not in ("square", None):
         raise ConfigError(f"image_aspect_ratio is {mode!r}; the values that work are anyres, pad and square")
-    return image_processor.preprocess(images)["pixel_values"]
+    return image_processor.resize(picture)
 
 
 def tokenizer_image_token(

@@ -6,7 +6,8 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from videoxl.errors import PictureError
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is opened: Pillow's own limit for a decompression bomb's error (a 16k x 11k picture)."""
+
+_ORIENTATION = 0x0112  # EXIF tag
+_SIDEWAYS = (5, 6, 7, 8)  # its values that swap width and height
 
 
 def load_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
@@ -27,6 +31,19 @@ def load_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
     Raises:
         PictureError: no such file, not a picture, or more than `MAX_PIXELS` pixels.
     """
+    with _opened(source) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of a picture as it is shown, from its header alone. Raises `PictureError` as `load_picture`."""
+    with _opened(path) as picture:
+        turned = picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+        return picture.size[::-1] if turned else picture.size
+
+
+@contextmanager
+def _opened(source: str | Path | Image.Image | np.ndarray) -> Iterator[Image.Image]:
     try:
         if isinstance(source, np.ndarray):
             picture = Image.fromarray(source)
@@ -34,16 +51,15 @@ def load_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
             picture = source
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", Image.DecompressionBombWarning
-                )  # the limit below is the one that counts
+                # The limit below is the one that counts.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 picture = Image.open(source)
         if picture.width * picture.height > MAX_PIXELS:
             raise PictureError(
                 f"{_name(source)} has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS} are opened "
                 "(a decompression bomb?). Scale it down first"
             )
-        return ImageOps.exif_transpose(picture).convert("RGB")
+        yield picture
     except Image.DecompressionBombError as error:
         raise PictureError(f"{_name(source)}: {error}") from error
     except FileNotFoundError as error:
@@ -97,7 +113,12 @@ def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.I
 
 
 def parse_grids(pinpoints, side: int) -> list[tuple[int, int]]:
-    """`image_grid_pinpoints` in any published form: a list, its repr, or `(1x1),...,(6x6)` in units of `side`."""
+    """`image_grid_pinpoints` in any published form: a list, its repr, or `(1x1),...,(6x6)` in units of `side`.
+
+    `published` stands for the list of the published training scripts; see `published_grids`.
+    """
+    if pinpoints == "published":
+        return published_grids(side)
     if isinstance(pinpoints, str):
         if "x" in pinpoints:
             corners = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
@@ -113,3 +134,10 @@ def parse_grids(pinpoints, side: int) -> list[tuple[int, int]]:
             + (f"it holds {wrong[0]}" if wrong else "it is empty")
         )
     return grids
+
+
+def published_grids(side: int, most: int = 49) -> list[tuple[int, int]]:
+    """Every grid of 2 to `most` tiles, (side a, side b) with a outermost: 200 of them for 49 tiles."""
+    return [
+        (side * a, side * b) for a in range(1, most + 1) for b in range(1, most // a + 1) if a * b >= 2
+    ]

@@ -19,6 +19,8 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.vision_tower import OPEN_CLIP_PREFIX, find_tower_folder, load_tower_weights, resolve_vision_config
 
+# A small share of the weights, a large one of the error.
+UNQUANTIZED = ["model.vision_tower", "model.mm_projector", "lm_head"]
 _VISUAL_PREFIXES = ("model.vision_tower.", "model.mm_projector.")
 
 
@@ -68,7 +70,7 @@ def load_pretrained_model(
     kwargs |= {
         "device_map": device_map,
         "dtype": _pick_dtype(torch_dtype, on_cpu),
-        "attn_implementation": _pick_attention(attn_implementation),
+        "attn_implementation": pick_attention(attn_implementation),
         "config": _read_config(path, base, customized_config, overwrite_config),
     }
     quantization = _quantization(load_8bit, load_4bit, kwargs["dtype"])
@@ -81,7 +83,7 @@ def load_pretrained_model(
             model = _merge_adapter(*_load_base(base, path, kwargs), path)
         else:
             model, _ = _load_base(base, path, kwargs)
-            _load_projector(model, path)
+            load_projector(model, path)
         tokenizer = AutoTokenizer.from_pretrained(
             path if (path / "tokenizer_config.json").is_file() or base is None else base
         )
@@ -142,7 +144,7 @@ def _pick_dtype(wanted: str | torch.dtype, on_cpu: bool) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def _pick_attention(wanted: str | None) -> str:
+def pick_attention(wanted: str | None) -> str:
     if wanted == "flash_attention_2" and not is_flash_attn_2_available():
         warnings.warn("flash-attn is not installed; using sdpa attention, which gives the same results", stacklevel=3)
         return "sdpa"
@@ -156,17 +158,15 @@ def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsA
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("4- and 8-bit weights need bitsandbytes: pip install 'videoxl[quant]'") from error
-    # A small share of the weights, a large one of the error.
-    skipped = ["model.vision_tower", "model.mm_projector", "lm_head"]
     if load_4bit:
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            llm_int8_skip_modules=skipped,
+            llm_int8_skip_modules=UNQUANTIZED,
         )
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTIZED)
 
 
 def _load_base(base: Path, path: Path, kwargs: dict) -> tuple[LlavaQwenForCausalLM, set[str]]:
@@ -186,16 +186,24 @@ def _load_base(base: Path, path: Path, kwargs: dict) -> tuple[LlavaQwenForCausal
     return model, lacking
 
 
-def _load_projector(model: LlavaQwenForCausalLM, folder: Path) -> None:
-    """Weights from `mm_projector.safetensors` or `.bin`, whose keys end in the projector's own names."""
-    weights = _read_weights(folder, "mm_projector")
+def load_projector(model: LlavaQwenForCausalLM, path: Path) -> None:
+    """Weights from `mm_projector.safetensors` or `.bin`, whose keys end in the projector's own names.
+
+    Args:
+        path: the file, or the folder that holds it.
+    """
+    folder, stem = (path.parent, path.stem) if path.is_file() else (path, "mm_projector")
+    try:
+        weights = _read_weights(folder, stem)
+    except (SafetensorError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a projector file: {error}") from error
     if weights is None:
-        raise CheckpointError(f"{folder} has neither mm_projector.safetensors nor mm_projector.bin")
+        raise CheckpointError(f"{path} is no projector: neither {stem}.safetensors nor {stem}.bin is in {folder}")
     wanted = {key.split("mm_projector.")[-1]: value for key, value in weights.items() if "mm_projector." in key}
     try:
         model.model.mm_projector.load_state_dict(wanted)
     except RuntimeError as error:
-        raise CheckpointError(f"the projector in {folder} does not fit: {error}") from error
+        raise CheckpointError(f"the projector in {path} does not fit: {error}") from error
 
 
 def _merge_adapter(model: LlavaQwenForCausalLM, lacking: set[str], folder: Path) -> LlavaQwenForCausalLM:

@@ -58,7 +58,7 @@ class CheckpointLoadingMixin:
         filled = set()
         for name in missing:
             if _BEACON_KEY.search(name) and name in parameters:
-                parameters[name].copy_(parameters[name.replace("beacon_", "")])
+                parameters[name].copy_(_unpacked(parameters[name.replace("beacon_", "")]))
                 filled.add(name)
         embedding = "model.beacon_embed_tokens.weight"
         if embedding in missing:
@@ -69,6 +69,15 @@ class CheckpointLoadingMixin:
             parameters[embedding].copy_(self.model.embed_tokens.weight[eos : eos + 1])
             filled.add(embedding)
         return filled
+
+
+def _unpacked(weight: torch.Tensor) -> torch.Tensor:
+    """A weight as numbers, also where bitsandbytes has packed it into 4 or 8 bits."""
+    if weight.is_floating_point():
+        return weight
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    return dequantize_bnb_weight(weight)
 
 
 def _shorten(keys: list[str]) -> str:

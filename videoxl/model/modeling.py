@@ -44,6 +44,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
     config: VideoXLConfig
     config_class = VideoXLConfig
     model: VideoXLModel
+    accepts_loss_kwargs = True  # `num_items_in_batch`
 
     def __init__(self, config: VideoXLConfig):
         super(Qwen2ForCausalLM, self).__init__(config)  # Qwen2ForCausalLM would build a plain Qwen2Model first

@@ -1,0 +1,57 @@
+"""Samples that cannot be read: written down by id, counted, and too many of them end the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from videoxl.errors import DataError
+
+FILE = "bad_samples.jsonl"
+
+
+class BadSamples:
+    """The log of unreadable samples of one run, `bad_samples.jsonl` in its output folder.
+
+    Attributes:
+        reasons: by id.
+    """
+
+    def __init__(self, folder: Path, total: int, max_fraction: float):
+        """Args:
+        total: samples in all. max_fraction: the share of them that may be unreadable.
+        """
+        self.path = folder / FILE
+        self.total = total
+        self.max_fraction = max_fraction
+        self.reasons: dict[str, str] = {}
+        if self.path.is_file():  # a run that is resumed
+            for line in self.path.read_text().splitlines():
+                entry = json.loads(line)
+                self.reasons[entry["id"]] = entry["reason"]
+
+    @property
+    def number(self) -> int:
+        return len(self.reasons)
+
+    def add(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Write down (id, reason) of samples that are not known yet.
+
+        Raises:
+            DataError: more than `max_fraction` of all samples cannot be read.
+        """
+        new = {name: reason for name, reason in entries if name not in self.reasons}
+        if not new:
+            return
+        self.reasons |= new
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            for name, reason in new.items():
+                file.write(json.dumps({"id": name, "reason": reason}) + "\n")
+        if self.number > self.max_fraction * self.total:
+            listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:5])
+            raise DataError(
+                f"{self.number} of {self.total} samples cannot be read, more than the share of {self.max_fraction:g} "
+                f"that --max_bad_fraction allows; all of them are in {self.path}. The first:\n{listed}"
+            )

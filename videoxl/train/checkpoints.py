@@ -1,0 +1,171 @@
+"""Checkpoints that are complete or absent, and the result of a run in the published layout.
+
+Everything is written into a hidden folder beside the checkpoints and moved to its name at the end, in one rename: a
+process that is killed while it saves leaves the checkpoints that were there before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from videoxl.errors import ArgumentError
+from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.train.adapters import base_of, is_adapted, save_other_weights
+from videoxl.train.vision_classes import VisionClassifier
+
+STAGING = ".saving"
+_CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+PROJECTOR_FILE = "mm_projector.bin"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.is_dir() and _CHECKPOINT.match(path.name)]
+    return sorted(found, key=lambda path: int(_CHECKPOINT.match(path.name).group(1)))
+
+
+def holds_result(folder: Path) -> bool:
+    """Whether a run into this folder has come to its end."""
+    return any((folder / name).is_file() for name in ("config.json", PROJECTOR_FILE, "adapter_config.json"))
+
+
+class StagedCheckpoints:
+    """For a `Trainer`: checkpoints appear under their names only when everything in them is written."""
+
+    _saving = False
+
+    def _get_output_dir(self, trial=None) -> str:
+        return os.path.join(self.args.output_dir, STAGING) if self._saving else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial=None) -> None:
+        folder = Path(self.args.output_dir)
+        staging = folder / STAGING
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
+        _wait()
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        _wait()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            _flush(staging / name)
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
+            (staging / name).rename(folder / name)
+            shutil.rmtree(staging, ignore_errors=True)
+            if self.args.save_total_limit:
+                for old in list_checkpoints(folder)[: -self.args.save_total_limit]:
+                    shutil.rmtree(old)
+        _wait()
+
+
+def save_result(trainer, tokenizer, image_processor: VideoXLImageProcessor) -> None:
+    """Write what a run is for into its output folder; a collective call.
+
+    - the projector alone was trained: `mm_projector.bin` and `config.json` (stage one);
+    - with LoRA: the adapter, `non_lora_trainables.bin` and `config.json`;
+    - otherwise a checkpoint that `load_pretrained_model` loads: weights in 16 bits where the run was, tokenizer,
+      preprocessing.
+    """
+    args, model = trainer.args, trainer.model
+    folder = Path(args.output_dir)
+    state = _whole_state(trainer)
+    if args.should_save:
+        staging = folder / STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        base = base_of(model)
+        base.config.use_cache = True
+        state = _in_16_bits(state, args) if state is not None else None
+        if is_adapted(model):
+            base.config.save_pretrained(staging)
+            model.save_pretrained(staging, state_dict=state)
+            trainer_state = model.state_dict() if state is None else state
+            save_other_weights(trainer_state, model, staging)
+        elif only_projector_learns(model):
+            base.config.save_pretrained(staging)
+            projector = {name: value.cpu().clone() for name, value in state.items() if ".mm_projector." in name}
+            torch.save(projector, staging / PROJECTOR_FILE)
+        else:
+            base.save_pretrained(staging, state_dict=state)
+        tokenizer.save_pretrained(staging)
+        image_processor.save_pretrained(staging)
+        _publish(staging, folder)
+    _wait()
+
+
+def only_projector_learns(model: nn.Module) -> bool:
+    learning = [name for name, p in model.named_parameters() if p.requires_grad]
+    return bool(learning) and all(".mm_projector." in name for name in learning)
+
+
+def _whole_state(trainer) -> dict[str, torch.Tensor] | None:
+    """The model's state dict, put together from all processes where it is spread."""
+    if trainer.is_deepspeed_enabled:
+        state = trainer.accelerator.get_state_dict(trainer.deepspeed)
+    elif trainer.is_fsdp_enabled:
+        state = trainer.accelerator.get_state_dict(trainer.model)
+    else:
+        state = trainer.model.state_dict()
+    if isinstance(trainer.model, VisionClassifier) and state is not None:
+        return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    return state
+
+
+def _in_16_bits(state: dict[str, torch.Tensor], args) -> dict[str, torch.Tensor]:
+    if not (args.bf16 or args.fp16):
+        return state
+    half = torch.bfloat16 if args.bf16 else torch.float16
+    return {name: value.to(half) if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    """Move files to the output folder; the configuration last, since it is what makes a folder a checkpoint."""
+    _flush(staging)
+    files = sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json"))
+    for path in files:
+        path.replace(folder / path.name)
+    staging.rmdir()
+
+
+def _flush(folder: Path) -> None:
+    """Ask the disk to hold everything in a folder before its name says so."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _wait() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def find_resumable(folder: Path, overwrite: bool) -> Path | None:
+    """The checkpoint that a run into `folder` goes on from; None: it starts anew.
+
+    Raises:
+        ArgumentError: the folder holds a finished run.
+    """
+    if holds_result(folder):
+        if not overwrite:
+            raise ArgumentError(
+                f"{folder} holds a finished run; name another --output_dir, or allow it to be replaced with "
+                "--overwrite_output_dir True"
+            )
+        return None
+    checkpoints = list_checkpoints(folder)
+    return checkpoints[-1] if checkpoints else None
+

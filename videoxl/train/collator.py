@@ -1,0 +1,71 @@
+"""Samples with equal plans to one batch.
+
+Shape letters: B samples, K questions each, L tokens of the longest row, F frames, S side, P patches, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from videoxl.train.dataset import Sample
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """One batch.
+
+    Returns:
+        `input_ids`, `attention_mask`, `labels` [B * K, L], padded on the right; `images` (flat, sample by sample: uint8
+        [F, S, S, 3] or features [F, P, C]) and `modalities`; and what the trainer needs beside the model's inputs:
+        `questions`, `evidence` (frame ranges a region, over all samples), `draw` (epoch and index that seed the
+        draws of the batch), `ids`, `bad`; for `vision_classes` also `classes` [B, attributes].
+    """
+    questions = len(samples[0].encoded)
+    batch: dict[str, Any] = {
+        "images": [frames for sample in samples for frames in sample.visual],
+        "modalities": [sample.kind for sample in samples for _ in sample.visual],
+        "questions": max(1, questions),
+        "evidence": _merge_evidence(samples),
+        "draw": (samples[0].epoch, samples[0].index),
+        "ids": [sample.id for sample in samples],
+        "bad": [entry for sample in samples for entry in sample.bad],
+    }
+    if samples[0].classes:
+        batch["classes"] = torch.tensor([sample.classes for sample in samples])
+    if questions:
+        batch |= _pad([_shared_once(sample) for sample in samples])
+    return batch
+
+
+def _shared_once(sample: Sample) -> list[tuple[list[int], list[int]]]:
+    """Rows of a sample; labels of text that its questions share count once."""
+    rows = [sample.encoded[0]]
+    for ids, labels in sample.encoded[1:]:
+        last = max((place for place, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX), default=-1)
+        rows.append((ids, [IGNORE_INDEX] * (last + 1) + labels[last + 1 :]))
+    return rows
+
+
+def _pad(grouped: list[list[tuple[list[int], list[int]]]]) -> dict[str, torch.Tensor]:
+    rows = [row for sample in grouped for row in sample]
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    for place, (row, wanted) in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        labels[place, : len(row)] = torch.tensor(wanted)
+        mask[place, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _merge_evidence(samples: Sequence[Sample]) -> list[list[tuple[int, int]]]:
+    """Frame ranges of each region over all samples: gradients must flow where any of them needs it."""
+    merged: list[list[tuple[int, int]]] = [[] for _ in range(len(samples[0].visual))]
+    for sample in samples:
+        for region, ranges in zip(merged, sample.evidence):
+            region += ranges
+    return merged

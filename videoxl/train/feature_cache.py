@@ -1,0 +1,85 @@
+"""Features of a tower that does not learn, made once and read from disk ever after.
+
+Decoding and encoding are most of the work where only the decoder learns and a video is seen again and again. One file
+holds the features of one picture or video, named after the file's content stamp, the frames that were chosen and the
+tower's weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from videoxl.errors import ArgumentError, VideoXLError
+from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.model.runner import chunk_frames
+from videoxl.train.dataset import VideoXLDataset
+
+_SAMPLED = 1024  # values of each weight that name a tower
+
+
+class FeatureCache:
+    """Stored features of one tower in one folder.
+
+    Calling it with a path gives its features [F, P, C], or None where they are not stored.
+    """
+
+    def __init__(self, folder: Path, model: LlavaQwenForCausalLM, rule: str):
+        """Args:
+        rule: names everything else that features depend on (frames chosen, views of a picture).
+
+        Raises:
+            ArgumentError: the tower learns, so that its features do not stay true.
+        """
+        tower = model.model.vision_tower
+        if any(parameter.requires_grad for parameter in tower.parameters()):
+            raise ArgumentError("--cache_features needs a vision tower that stands still; leave mm_vision_tower out")
+        self.folder = folder
+        self._name = hashlib.sha256(f"{rule} {_digest(tower)}".encode()).hexdigest()[:16]
+
+    def path_of(self, media: Path) -> Path:
+        found = os.stat(media)
+        name = f"{media.resolve()} {found.st_size} {found.st_mtime_ns}"
+        return self.folder / self._name / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+
+    def __call__(self, media: Path) -> Tensor | None:
+        try:
+            path = self.path_of(media)
+        except OSError:
+            return None
+        return load_file(path)["features"] if path.is_file() else None
+
+    @torch.no_grad()
+    def fill(self, dataset: VideoXLDataset, model: LlavaQwenForCausalLM, device: torch.device, rank: int, world: int):
+        """Encode what is not stored yet, this process its share; goes on where an earlier call was ended."""
+        tower = model.model.vision_tower.to(device)
+        todo = {path: record for record in dataset.records for path in record.media}
+        mine = [item for item in list(todo.items())[rank::world] if self(item[0]) is None]
+        for path, record in tqdm(mine, desc="features", unit="file", disable=rank > 0):
+            try:
+                frames, _ = dataset._read_media(record, path)
+            except VideoXLError:
+                continue  # the run itself will find and count it
+            chunks = [
+                tower(dataset.image_processor.normalize(part.to(device), tower.dtype)).to("cpu", torch.bfloat16)
+                for part in frames.split(chunk_frames(model.model))
+            ]
+            place = self.path_of(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            draft = place.with_suffix(f".{os.getpid()}.part")
+            save_file({"features": torch.cat(chunks)}, draft)
+            draft.replace(place)
+
+
+def _digest(tower: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, weight in sorted(tower.state_dict().items()):
+        values = weight.flatten()[:: max(1, weight.numel() // _SAMPLED)]
+        digest.update(name.encode() + values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""What a run did since the last line of its log: tokens a second, visual tokens, ratios, memory; and its loss curve."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from videoxl.model.runner import Region
+
+
+class Meter:
+    """Counts of one process, summed over all of them when they are reported."""
+
+    def __init__(self, ratios: Sequence[int]):
+        self.ratios = list(ratios)
+        self._windows: Counter[int] = Counter()
+        self._tokens = 0
+        self._visual = 0
+        self._visual_total = 0
+        self._since = time.perf_counter()
+
+    def add(self, batch: dict[str, Any], outputs, model) -> None:
+        """Count one batch."""
+        visual = sum(
+            Region([frames], kind).length(model.model) for frames, kind in zip(batch["images"], batch["modalities"])
+        )
+        self._visual += visual
+        self._tokens += visual + int(batch["attention_mask"].sum() if "attention_mask" in batch else 0)
+        self._windows.update(getattr(outputs, "window_ratios", None) or ())
+
+    def report(self, device: torch.device, world_size: int) -> dict[str, float]:
+        """Figures since the last report; a collective call where there are several processes."""
+        seconds = time.perf_counter() - self._since
+        counts = torch.tensor(
+            [self._tokens, self._visual, *(self._windows[ratio] for ratio in self.ratios)],
+            dtype=torch.float64,
+            device=device,
+        )
+        if world_size > 1:
+            dist.all_reduce(counts)
+        tokens, visual, *windows = counts.tolist()
+        self._visual_total += int(visual)
+        figures = {"tokens_per_second": tokens / seconds, "visual_tokens": self._visual_total}
+        for ratio, number in zip(self.ratios, windows):
+            if sum(windows):
+                figures[f"ratio_{ratio}"] = number / sum(windows)
+        if device.type == "cuda":
+            figures["peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        self._tokens = self._visual = 0
+        self._windows.clear()
+        self._since = time.perf_counter()
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
+
+
+def draw_loss(state_file: Path, picture: Path) -> None:
+    """The loss curve of a run, from transformers' `trainer_state.json`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    history = json.loads(state_file.read_text())["log_history"]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    for key, label, style in (("loss", "training", "-"), ("eval_loss", "evaluation", "o-")):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        if points:
+            axes.plot(*zip(*points), style, label=label, linewidth=1.5, markersize=4)
+    axes.set(xlabel="optimizer step", ylabel="cross entropy a token (nats)", title=f"Loss of {picture.parent.name}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(picture)
+    pyplot.close(figure)

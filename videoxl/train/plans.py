@@ -1,0 +1,75 @@
+"""What a sample is made of, in integers: known from the index before anything is decoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from videoxl.constants import IMAGE_TOKEN_INDEX
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.plan import check_ratios
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """The shape of a sample.
+
+    Attributes:
+        texts: tokens before each visual region.
+        regions: (kind, visual tokens) of each region.
+        suffix: tokens behind the last region, the longest over its questions.
+        questions: conversations that share the visual input.
+    """
+
+    texts: tuple[int, ...]
+    regions: tuple[tuple[str, int], ...]
+    suffix: int
+    questions: int = 1
+
+    @property
+    def key(self) -> tuple:
+        """Samples with equal keys can stand in one batch (DESIGN 2.12)."""
+        return self.texts, self.regions, self.questions
+
+    @property
+    def num_visual(self) -> int:
+        return sum(length for _, length in self.regions)
+
+    @property
+    def num_text(self) -> int:
+        return sum(self.texts) + self.suffix
+
+    @property
+    def length(self) -> int:
+        """Tokens of the expanded prompt."""
+        return self.num_visual + self.num_text
+
+    def num_windows(self, window: int) -> int:
+        return sum(math.ceil(length / window) for _, length in self.regions)
+
+    def num_positions(self, config: VideoXLConfig) -> int:
+        """Decoder positions at the smallest ratio that can be drawn: what must fit `model_max_length`."""
+        ratios = check_ratios(config.active_ratios, config.beacon_window)
+        if 0 in ratios:
+            return self.length
+        # The last window is read whole before it shrinks to its beacons.
+        in_window = 0
+        if self.regions:
+            last = min(config.beacon_window, max(length for _, length in self.regions))
+            in_window = max(0, last - self.suffix)
+        return self.num_text + sum(math.ceil(length / min(ratios)) for _, length in self.regions) + in_window
+
+
+def plan_sample(
+    encoded: Iterable[tuple[list[int], list[int]]], kind: str, visual_lengths: list[int]
+) -> SamplePlan:
+    """The plan of token ids (with placeholders) and the visual tokens of each region."""
+    texts: tuple[int, ...] = ()
+    suffix = questions = 0
+    for ids, _ in encoded:
+        places = [-1, *(place for place, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX)]
+        texts = tuple(right - left - 1 for left, right in zip(places, places[1:]))
+        suffix = max(suffix, len(ids) - places[-1] - 1)
+        questions += 1
+    return SamplePlan(texts, tuple((kind, length) for length in visual_lengths), suffix, questions)

@@ -1,0 +1,149 @@
+"""One training run from its command line: the program behind `scripts/pretrain.sh`, `finetune_i.sh` and `finetune_v.sh`.
+
+    deepspeed videoxl/train/train.py --deepspeed configs/deepspeed/zero3.json --model_name_or_path ... --data_path ...
+    torchrun --nproc_per_node 8 -m videoxl.train ...        plain PyTorch, on several GPUs
+    python -m videoxl.train ...                             plain PyTorch, on one device
+
+Everything that can be found wrong before a step is taken is found before: flags, records, files, lengths, weights.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from transformers import set_seed
+
+from videoxl.errors import DataError, VideoXLError
+from videoxl.model.configuration import VideoXLConfig, check_config
+from videoxl.train.adapters import base_of
+from videoxl.train.arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments
+from videoxl.train.checkpoints import find_resumable, save_result
+from videoxl.train.dataset import VideoXLDataset
+from videoxl.train.dry_run import describe_run
+from videoxl.train.feature_cache import FeatureCache
+from videoxl.train.legacy_flags import parse_command_line
+from videoxl.train.media_index import build_index, frame_choice
+from videoxl.train.meter import draw_loss
+from videoxl.train.records import read_records
+from videoxl.train.start import build_model, check_vocabulary, configure, load_image_processor, load_tokenizer
+from videoxl.train.trainer import VideoXLTrainer
+from videoxl.train.vision_classes import VisionClassifier
+
+
+def train(arguments: Sequence[str]) -> None:
+    """One run. Raises `VideoXLError`s that say what is wrong and what to do."""
+    model_args, data_args, args = parse_command_line(arguments)
+    check_arguments(model_args, data_args, args)
+    output = Path(args.output_dir)
+    checkpoint = args.resume_from_checkpoint or find_resumable(output, args.overwrite_output_dir or args.dry_run)
+    if args.train_task == "vision_classes":
+        model_args.mm_tunable_parts = "mm_vision_tower"
+    set_seed(args.seed)
+
+    config = configure(model_args, data_args, args)
+    check_config(config)
+    tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.version, args.model_max_length)
+    records = [_read(source, model_args, data_args, args) for source in (data_args.data_path, data_args.eval_data) if source]
+    model = build_model(config, model_args, args)
+    image_processor = load_image_processor(base_of(model), model_args.model_name_or_path)
+    check_vocabulary(base_of(model), tokenizer)
+
+    datasets = []
+    for source, part in zip((data_args.data_path, data_args.eval_data), records):
+        choice = frame_choice(data_args.video_fps, data_args.frames_upbound)
+        with args.main_process_first(local=False, desc="index"):
+            index = build_index(part, source, choice, output, progress=args.process_index == 0)
+        datasets.append(
+            VideoXLDataset(
+                part,
+                index,
+                tokenizer,
+                image_processor,
+                config,
+                choice,
+                base_of(model).model.vision_tower.num_patches,
+                model_args.version,
+                data_args.video_timeout,
+                args.model_max_length,
+            )
+        )
+        _report_left_out(datasets[-1], source, args)
+    if args.train_task == "vision_classes":
+        model = VisionClassifier(model, datasets[0].class_names)
+    if data_args.cache_features and not args.dry_run:
+        _use_features(datasets, base_of(model), data_args, args, config)
+
+    trainer = VideoXLTrainer(
+        model=model,
+        args=args,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1] if len(datasets) > 1 else None,
+        image_processor=image_processor,
+        max_bad_fraction=data_args.max_bad_fraction,
+    )
+    if args.dry_run:
+        if trainer.is_world_process_zero():
+            print(describe_run(trainer, tokenizer))
+        return
+    if checkpoint is not None and trainer.is_world_process_zero():
+        print(f"going on from {checkpoint}", file=sys.stderr)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    save_result(trainer, tokenizer, image_processor)
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(output / "trainer_state.json"))
+        draw_loss(output / "trainer_state.json", output / "loss.png")
+        print(f"saved to {output}")
+
+
+def _read(source: str, model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments):
+    return read_records(
+        source, data_args.image_folder, data_args.video_folder, model_args.version, args.train_task, args.seed
+    )
+
+
+def _report_left_out(dataset: VideoXLDataset, source: str, args: TrainingArguments) -> None:
+    """Say which samples of a data set will not be used; none at all is an error."""
+    if dataset.too_long and args.process_index == 0:
+        name, most = max(dataset.too_long, key=lambda entry: entry[1])
+        print(
+            f"note: {len(dataset.too_long)} of {len(dataset) + len(dataset.too_long)} samples of {source} need more than "
+            f"--model_max_length {args.model_max_length} decoder positions at the smallest ratio and are left out; the "
+            f"longest, {name}, needs {most}",
+            file=sys.stderr,
+        )
+    if not len(dataset):
+        reasons = [f"{name}: {reason}" for name, reason in dataset.unreadable[:5]]
+        reasons += [f"{name}: needs {length} positions" for name, length in dataset.too_long[:5]]
+        raise DataError(f"no sample of {source} can be used:\n" + "\n".join(reasons))
+
+
+def _use_features(
+    datasets: list[VideoXLDataset], model, data_args: DataArguments, args: TrainingArguments, config: VideoXLConfig
+) -> None:
+    rule = f"{data_args.video_fps} {data_args.frames_upbound} {config.image_aspect_ratio} {config.image_grid_pinpoints}"
+    cache = FeatureCache(Path(data_args.cache_features), model, rule)
+    for dataset in datasets:
+        cache.fill(dataset, model, args.device, args.process_index, args.world_size)
+        dataset.features = cache
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: errors made on purpose become one message and status 2."""
+    try:
+        train(sys.argv[1:] if arguments is None else arguments)
+    except VideoXLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return 0
+

@@ -1,0 +1,228 @@
+"""transformers' Trainer with Video-XL's batches, loss, parameter groups, checkpoints and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.model.attention import BeaconDecoderLayer
+from videoxl.model.pooling import pooled_length
+from videoxl.model.training import PassCounts, TrainingOptions
+from videoxl.train.adapters import base_of, is_adapted, load_other_weights, save_other_weights
+from videoxl.train.arguments import TrainingArguments, shards_parameters
+from videoxl.train.bad_samples import BadSamples
+from videoxl.train.checkpoints import StagedCheckpoints
+from videoxl.train.collator import collate
+from videoxl.train.dataset import VideoXLDataset
+from videoxl.train.evaluation import evaluate_answers, evaluate_loss
+from videoxl.train.meter import Meter
+from videoxl.train.parts import parameter_groups
+from videoxl.train.samplers import Grouping, PlanBatchSampler
+
+_GAP_STREAM = 1  # keeps draws of gaps apart from draws of ratios
+
+
+class PlanDataLoader(DataLoader):
+    """A data loader whose batches come from a `PlanBatchSampler`."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class VideoXLTrainer(StagedCheckpoints, Trainer):
+    """Trains `LlavaQwenForCausalLM`, plain or wrapped by peft, on batches of `VideoXLDataset`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        train_dataset: VideoXLDataset,
+        image_processor: VideoXLImageProcessor,
+        eval_dataset: VideoXLDataset | None = None,
+        max_bad_fraction: float = 0.01,
+        **kwargs,
+    ):
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=collate,
+            **kwargs,
+        )
+        self.image_processor = image_processor
+        config = base_of(model).config
+        self.meter = Meter(config.active_ratios)
+        total = len(train_dataset.records) + len(train_dataset.unreadable)
+        self.bad_samples = BadSamples(Path(args.output_dir), total, max_bad_fraction)
+        self.bad_samples.add(train_dataset.unreadable)
+        if args.deepspeed and args.hf_deepspeed_config.is_zero3():
+            from deepspeed.utils import set_z3_leaf_modules
+
+            # A layer is gathered as one, so that a window and a step of text are the same to DeepSpeed.
+            set_z3_leaf_modules(base_of(model), [BeaconDecoderLayer])
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        args = self.args
+        grouping = Grouping(
+            by_stride=args.group_by_stride,
+            sort=args.sort_by_stride,
+            by_length=args.group_by_modality_length or args.group_by_varlen,
+            apart=args.group_by_modality_length,
+        )
+        sampler = PlanBatchSampler(
+            self.train_dataset.plans,
+            base_of(self.model).config.beacon_window,
+            args.per_device_train_batch_size,
+            grouping,
+            args.world_size,
+            args.process_index,
+            args.data_seed if args.data_seed is not None else args.seed,
+        )
+        return self._loader(self.train_dataset, sampler)
+
+    def get_eval_dataloader(self, eval_dataset: VideoXLDataset | None = None) -> DataLoader:
+        """Every process reads all of it under ZeRO-3 and FSDP, whose passes are collective; otherwise its share."""
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        shared = not shards_parameters(self.args)
+        window = base_of(self.model).config.beacon_window
+        sampler = PlanBatchSampler(dataset.plans, window, self.args.per_device_eval_batch_size, shuffle=False)
+        if shared:
+            batches = list(sampler)[self.args.process_index :: self.args.world_size]
+            return self._loader(dataset, batches)
+        return self._loader(dataset, sampler)
+
+    def _loader(self, dataset: VideoXLDataset, batches) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        return PlanDataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> Tensor | None:
+        """Tokens (or classes) that the batches of one step learn, over all processes."""
+        if not batch_samples:
+            return None
+        number = sum(
+            batch["classes"].numel() if "classes" in batch else int((batch["labels"][:, 1:] != -100).sum())
+            for batch in batch_samples
+        )
+        count = torch.tensor(max(number, 0), device=device)
+        if self.args.world_size > 1:
+            dist.all_reduce(count)
+        return count.clamp(min=1)
+
+    # -- loss ----------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.bad_samples.add(inputs["bad"])
+        outputs = model(**self.model_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        loss = outputs.loss
+        if num_items_in_batch is not None:
+            loss = loss * self.args.world_size  # gradients are averaged over processes, the count is of all of them
+        self.meter.add(inputs, outputs, base_of(self.model))
+        return (loss, outputs) if return_outputs else loss
+
+    def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What the model takes of a collated batch; 8-bit frames are normalised here, on the device."""
+        inputs = {"images": [self._pixels(frames) for frames in batch["images"]], "modalities": batch["modalities"]}
+        if "classes" in batch:
+            return inputs | {"classes": batch["classes"]}
+        epoch, index = batch["draw"]
+        seed = self.args.seed
+        return inputs | {
+            "input_ids": batch["input_ids"],
+            "attention_mask": batch["attention_mask"],
+            "labels": batch["labels"],
+            "ratio_seed": [seed, epoch, index],
+            "training_options": TrainingOptions(
+                questions_per_video=batch["questions"],
+                position_gap_max=self.args.position_gap_max,
+                gap_seed=[seed, epoch, index, _GAP_STREAM],
+                bptt_windows=self.args.bptt_windows,
+                evidence=self._evidence_tokens(batch),
+                agree=agree_over_processes if self.args.world_size > 1 else None,
+            ),
+        }
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        if frames.dtype != torch.uint8:
+            return frames
+        return self.image_processor.normalize(frames, base_of(self.model).model.vision_tower.dtype)
+
+    def _evidence_tokens(self, batch: dict[str, Any]) -> list[list[tuple[int, int]]]:
+        inner = base_of(self.model).model
+        each = pooled_length(inner.vision_tower.num_patches, inner.config.mm_spatial_pool_stride)
+        return [[(start * each, stop * each) for start, stop in ranges] for ranges in batch["evidence"]]
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0  # transformers' estimate knows neither windows nor pictures
+
+    # -- optimizer -----------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            learning = self.model if model is None else model
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, learning)
+            groups = parameter_groups(
+                learning,
+                set(self.get_decay_parameter_names(learning)),
+                self.args.weight_decay,
+                {"mm_mlp_adapter": self.args.mm_projector_lr, "mm_vision_tower": self.args.mm_vision_tower_lr},
+            )
+            self.optimizer = optimizer_class(groups, **kwargs)
+        return self.optimizer
+
+    # -- checkpoints of adapters ---------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if is_adapted(self.model) and self.args.should_save:
+            state = self.model.state_dict() if state_dict is None else state_dict
+            save_other_weights(state, self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if is_adapted(self.model):
+            load_other_weights(self.model, Path(resume_from_checkpoint))
+
+    # -- figures -------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.meter.report(self.args.device, self.args.world_size)
+            logs["bad_samples"] = self.bad_samples.number
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Loss, and with `--eval_generation` exact-match answers, at the fixed ratio `--eval_beacon_ratio`."""
+        metrics = evaluate_loss(self, self.get_eval_dataloader(eval_dataset))
+        if self.args.eval_generation:
+            metrics |= evaluate_answers(self, eval_dataset if eval_dataset is not None else self.eval_dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def agree_over_processes(counts: PassCounts) -> PassCounts:
+    """The largest counts over all processes; a collective call."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    largest = torch.tensor(counts.as_tuple(), device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return PassCounts(*largest.tolist())

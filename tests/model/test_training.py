@@ -129,14 +129,18 @@ def test_passes_of_a_step_come_in_one_order(sample):
     model.lm_head.register_forward_hook(lambda *_: order.append("head"))
     layer = model.model.layers[0]
     layer.register_forward_pre_hook(
-        lambda _, args, kwargs: order.append("text" if kwargs["window"] is None else "window"), with_kwargs=True
+        lambda _, args, kwargs: order.append("text" if kwargs["window"].is_text else "window"), with_kwargs=True
     )
+    layer.self_attn.beacon_k_proj.register_forward_hook(lambda *_: order.append("beacons"))
     options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(2, 4, 1)))
     model(**arguments, training_options=options)
     with_video, order[:] = list(order), []
     ids = arguments["input_ids"][:, -8:]
     model(input_ids=ids, labels=ids, training_options=options)
-    assert order == with_video == ["vision", "vision", "text", "window", "window", "text", "head"]
+    assert order == with_video
+    steps = [name for name in order if name != "beacons"]
+    assert steps == ["vision", "vision", "text", "window", "window", "text", "head"]
+    assert order.count("beacons") == 4  # text calls them too, on no rows
 
 
 def test_truncation_stops_gradients_at_the_windows_that_are_named(sample):

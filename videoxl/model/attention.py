@@ -25,6 +25,9 @@ from videoxl.model.gradient_cache import Piece, StepView
 class WindowLayout:
     """How the rows of a window's grouped hidden states map to its interleaved sequence.
 
+    Text may have a layout too, `WindowLayout(num_tokens)`: its step then calls beacons' modules on no rows, so that
+    all steps call the same modules, which wrappers that gather parameters need.
+
     Attributes:
         num_tokens: visual tokens, the first rows; the rest are beacons.
         order: [T] int64, grouped row that stands at each place of the sequence.
@@ -33,9 +36,13 @@ class WindowLayout:
     """
 
     num_tokens: int
-    order: Tensor
-    places: Tensor
-    memory_rope: tuple[Tensor, Tensor]
+    order: Tensor | None = None
+    places: Tensor | None = None
+    memory_rope: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        return self.order is None
 
     def to(self, device: torch.device, non_blocking: bool = False, **_) -> WindowLayout:
         """Copy on another device; accelerate's hooks call it where layers lie on several."""
@@ -90,7 +97,7 @@ class BeaconAttention(Qwen2Attention):
         dropout = self.attention_dropout if self.training else 0.0
         output, weights = attend(self, query, key, value, attention_mask, dropout, **kwargs)
         output = output.reshape(*hidden_states.shape[:-1], -1)
-        if window is not None:
+        if window is not None and not window.is_text:
             output = output.index_select(1, window.places)
         return project(output, self.o_proj, self.beacon_o_proj, window), weights
 
@@ -106,6 +113,8 @@ class BeaconAttention(Qwen2Attention):
         key = project(hidden_states, self.k_proj, self.beacon_k_proj, window).view(heads).transpose(1, 2)
         value = project(hidden_states, self.v_proj, self.beacon_v_proj, window).view(heads).transpose(1, 2)
         beacons = None
+        if window is not None and window.is_text:
+            window = None
         if window is not None:
             beacon_key, beacon_value = key[:, :, window.num_tokens :], value[:, :, window.num_tokens :]
             memory_rope = (table.to(key.dtype) for table in window.memory_rope)

@@ -192,13 +192,15 @@ def load_projector(model: LlavaQwenForCausalLM, path: Path) -> None:
     Args:
         path: the file, or the folder that holds it.
     """
+    if not path.exists():
+        raise CheckpointError(f"no such projector: {path}")
     folder, stem = (path.parent, path.stem) if path.is_file() else (path, "mm_projector")
     try:
         weights = _read_weights(folder, stem)
     except (SafetensorError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path} is not a projector file: {error}") from error
     if weights is None:
-        raise CheckpointError(f"{path} is no projector: neither {stem}.safetensors nor {stem}.bin is in {folder}")
+        raise CheckpointError(f"{folder} has neither mm_projector.safetensors nor mm_projector.bin")
     wanted = {key.split("mm_projector.")[-1]: value for key, value in weights.items() if "mm_projector." in key}
     try:
         model.model.mm_projector.load_state_dict(wanted)

@@ -56,6 +56,15 @@ class VideoXLModel(Qwen2Model):
         self.mm_projector = build_projector(config) if self.vision_tower is not None else None
         self.post_init()
 
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids go and visual tokens are wanted.
+
+        Found among `parameters()`: to name a weight inside a forward pass makes ZeRO-3 gather it there and then, and
+        count it as one more parameter of that pass.
+        """
+        return next(self.embed_tokens.parameters()).device
+
     def text_step(
         self, embeds: Tensor, cache: SummaryCache, position_ids: Tensor | None = None, key_mask: Tensor | None = None
     ) -> Tensor:
@@ -140,6 +149,9 @@ class VideoXLModel(Qwen2Model):
     ) -> BaseModelOutputWithPast:
         """The same layers, each a pure function of its input and the cache's pieces, so that it can be run again."""
         rope = self.rotary_emb(embeds, position_ids)
+        is_text = window is None
+        if is_text and cache.uniform:
+            window = WindowLayout(embeds.shape[1])
         hidden = embeds
         for layer, stored in zip(self.layers, cache.layers):
             hidden, *made = layer(
@@ -149,7 +161,7 @@ class VideoXLModel(Qwen2Model):
                 position_embeddings=rope,
                 attention_mask=mask,
             )
-            keep = stored.add if window is None else stored.stage
+            keep = stored.add if is_text else stored.stage
             keep(tuple(made))
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=cache)
 

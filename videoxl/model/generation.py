@@ -77,7 +77,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         if kwargs.pop("use_cache", True) is False:
             warnings.warn("use_cache=False is ignored: a summarised video exists only as a cache", stacklevel=2)
 
-        prompt = split_prompt(input_ids.to(self.model.embed_tokens.weight.device), attention_mask)
+        prompt = split_prompt(input_ids.to(self.model.input_device), attention_mask)
         if prompt.num_regions == 0:
             raise PromptError("`images` or `memory` was given, but the prompt holds no <image> placeholder")
         if memory is not None:

@@ -106,9 +106,17 @@ class GradientLayer(CacheLayerMixin):
 
 
 class GradientCache(SummaryCache):
-    """A `SummaryCache` through which gradients flow from later steps into earlier ones (DESIGN 2.10)."""
+    """A `SummaryCache` through which gradients flow from later steps into earlier ones (DESIGN 2.10).
+
+    Attributes:
+        uniform: whether every step calls the same modules, beacons or not; for several processes in step.
+    """
 
     layer_type = GradientLayer
+
+    def __init__(self, num_layers: int, uniform: bool = False):
+        super().__init__(num_layers)
+        self.uniform = uniform
 
     def repeat(self, times: int) -> None:
         """Each row `times` over; rows b * times ... b * times + times - 1 follow row b."""

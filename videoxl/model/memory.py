@@ -53,7 +53,7 @@ class VideoMemory:
     @torch.no_grad()
     def start(cls, model, prefix_ids: Tensor | Sequence[int], ratio: int | None = None) -> VideoMemory:
         """A memory that has read its prefix and no frame yet."""
-        prefix = torch.as_tensor(prefix_ids, device=model.model.embed_tokens.weight.device).reshape(1, -1)
+        prefix = torch.as_tensor(prefix_ids, device=model.model.input_device).reshape(1, -1)
         if (prefix < 0).any():
             raise PromptError("prefix_ids holds a placeholder; give the text before the video alone")
         cache = SummaryCache(len(model.model.layers))

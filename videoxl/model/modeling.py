@@ -110,7 +110,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             raise PromptError("images go with input_ids and a fresh cache; leave past_key_values and inputs_embeds out")
 
         model = self.model
-        prompt = split_prompt(input_ids.to(model.embed_tokens.weight.device), attention_mask, labels)
+        prompt = split_prompt(input_ids.to(model.input_device), attention_mask, labels)
         options = training_options or TrainingOptions()
         num_videos = len(input_ids) // options.questions_per_video
         regions = arrange_regions(images if images is not None else [], modalities, num_videos, prompt.num_regions, model)

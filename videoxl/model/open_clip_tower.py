@@ -46,11 +46,11 @@ class OpenCLIPVisionTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.vision_tower.conv1.weight.dtype
+        return next(self.vision_tower.conv1.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.vision_tower.conv1.weight.device
+        return next(self.vision_tower.conv1.parameters()).device
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels [F, 3, S, S], any float dtype -> features [F, P, C] in the tower's dtype, class token dropped."""

@@ -132,7 +132,7 @@ def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
     tower = model.vision_tower
     features = pixels.to(tower.device, tower.dtype) if _are_features(pixels, model) else tower(pixels)
     features = model.mm_projector(features)
-    return features.to(model.embed_tokens.weight.device)
+    return features.to(model.input_device)
 
 
 def iter_features(model: VideoXLModel, region: Region, progress: Progress | None = None) -> Iterator[Tensor]:

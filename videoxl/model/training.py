@@ -118,7 +118,7 @@ def training_loss(
         blank.read_text()
         missing -= 1
 
-    cache = GradientCache(len(inner.layers))
+    cache = GradientCache(len(inner.layers), uniform=options.agree is not None)
     gaps = _Gaps(options)
     rows = _LabelledRows()
     reader = _ContextReader(inner, cache, chooser, gaps, _flowing_windows(lengths, inner, options))
@@ -260,7 +260,7 @@ class _Blanks:
 
     def __init__(self, model: LlavaQwenForCausalLM):
         self._inner = model.model
-        self._cache = GradientCache(len(model.model.layers))
+        self._cache = GradientCache(len(model.model.layers), uniform=True)
         self.total: Tensor | float = 0.0
 
     def keep(self, output: Tensor) -> None:
@@ -273,11 +273,11 @@ class _Blanks:
             self.keep(encode_frames(self._inner, pixels))
 
     def read_text(self) -> None:
-        ids = torch.zeros(1, 1, dtype=torch.long, device=self._inner.embed_tokens.weight.device)
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self._inner.input_device)
         self.keep(self._inner.text_step(self._inner.embed_tokens(ids), self._cache))
 
     def read_windows(self, passes: int) -> None:
-        config, weight = self._inner.config, self._inner.norm.weight
+        config, weight = self._inner.config, next(self._inner.norm.parameters())
         ratio = max(config.active_ratios)
         tokens = torch.zeros(1, ratio or 1, config.hidden_size, dtype=weight.dtype, device=weight.device)
         for _ in range(passes):

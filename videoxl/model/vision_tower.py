@@ -65,11 +65,11 @@ class CLIPVisionTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.vision_tower.vision_model.embeddings.patch_embedding.weight.dtype
+        return next(self.vision_tower.vision_model.embeddings.patch_embedding.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.vision_tower.vision_model.embeddings.patch_embedding.weight.device
+        return next(self.vision_tower.vision_model.embeddings.patch_embedding.parameters()).device
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels [F, 3, S, S], any float dtype -> features [F, P, C] in the tower's dtype."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,6 @@ _IGNORED = {
     "model_class_name": "there is one class",
     "beacon_accum": "beacons always see those before them",
     "mm_spatial_pool_out_channels": "pooling keeps the number of channels",
-    "local_rank": "the launcher sets it in the environment",
 }
 # Parts of the published code base that Video-XL does not use; only these values mean "off".
 _ABSENT = {
@@ -62,8 +62,9 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[ModelArguments, DataAr
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False)
     known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
     arguments, notices = translate(arguments, known)
-    for notice in notices:
-        print(f"note: {notice}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":
+        for notice in notices:
+            print(f"note: {notice}", file=sys.stderr)
     parsed = parser.parse_args_into_dataclasses(args=arguments, return_remaining_strings=True, look_for_args_file=False)
     *groups, unknown = parsed
     if unknown:
@@ -94,6 +95,8 @@ def translate(arguments: Sequence[str], known: set[str]) -> tuple[list[str], lis
         elif name in _RENAMED:
             notices.append(f"--{name} is now called --{_RENAMED[name]}")
             kept += [f"--{_RENAMED[name]}", *values]
+        elif name == "local_rank":
+            continue  # from launchers, which also set it in the environment
         elif name in _IGNORED:
             notices.append(f"--{name} has no effect: {_IGNORED[name]}")
         elif name in _ABSENT or name.startswith(_ABSENT_PREFIXES):

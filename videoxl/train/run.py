@@ -9,11 +9,11 @@ Everything that can be found wrong before a step is taken is found before: flags
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from transformers import set_seed
 
@@ -138,12 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         train(sys.argv[1:] if arguments is None else arguments)
     except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"error{'' if rank == '0' else f' (process {rank})'}: {error}", file=sys.stderr)
         return 2
-    finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
     return 0
-

@@ -101,10 +101,10 @@ def build_model(
     wanted = learning_parts(model_arguments)
     with _without_zero_init():
         model, missing = _load(base, config, model_arguments, training)
-    if any(key.startswith(_TOWER) for key in missing):
-        _fill_tower(model, model_arguments.vision_tower, base)
-    if model_arguments.pretrain_mm_mlp_adapter:
-        load_projector(model, Path(model_arguments.pretrain_mm_mlp_adapter))
+        if any(key.startswith(_TOWER) for key in missing):
+            _fill_tower(model, model_arguments.vision_tower, base)
+        if model_arguments.pretrain_mm_mlp_adapter:
+            load_projector(model, Path(model_arguments.pretrain_mm_mlp_adapter))
     model.config.use_cache = False
     freeze_others(model, wanted)
     if training.checkpoint_windows:

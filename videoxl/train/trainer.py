@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from videoxl.image_processing import VideoXLImageProcessor
-from videoxl.model.attention import BeaconDecoderLayer
 from videoxl.model.pooling import pooled_length
 from videoxl.model.training import PassCounts, TrainingOptions
 from videoxl.train.adapters import base_of, is_adapted, load_other_weights, save_other_weights
@@ -63,11 +62,6 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         total = len(train_dataset.records) + len(train_dataset.unreadable)
         self.bad_samples = BadSamples(Path(args.output_dir), total, max_bad_fraction)
         self.bad_samples.add(train_dataset.unreadable)
-        if args.deepspeed and args.hf_deepspeed_config.is_zero3():
-            from deepspeed.utils import set_z3_leaf_modules
-
-            # A layer is gathered as one, so that a window and a step of text are the same to DeepSpeed.
-            set_z3_leaf_modules(base_of(model), [BeaconDecoderLayer])
 
     # -- batches -------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,9 @@ def make_data(folder: Path) -> Path:
         write_video(folder / f"{name}.mp4", seconds * 5, fps=5)
     mixed = []
     for index, colour in enumerate(COLOURS):
-        mixed.append({"id": f"p{index}", "image": f"{colour}.png", "conversations": turns("<image>\nWhich colour?", colour)})
+        mixed.append(
+            {"id": f"p{index}", "image": f"{colour}.png", "conversations": turns("<image>\nWhich colour?", colour)}
+        )
     mixed += [
         {"id": "wide", "image": "wide.png", "conversations": turns("<image>\nWhich colour?", "green")},
         {

@@ -138,6 +138,4 @@ def parse_grids(pinpoints, side: int) -> list[tuple[int, int]]:
 
 def published_grids(side: int, most: int = 49) -> list[tuple[int, int]]:
     """Every grid of 2 to `most` tiles, (side a, side b) with a outermost: 200 of them for 49 tiles."""
-    return [
-        (side * a, side * b) for a in range(1, most + 1) for b in range(1, most // a + 1) if a * b >= 2
-    ]
+    return [(side * a, side * b) for a in range(1, most + 1) for b in range(1, most // a + 1) if a * b >= 2]

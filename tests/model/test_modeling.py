@@ -210,4 +210,3 @@ def test_a_prompt_must_go_on_behind_its_last_region(tiny):
     _, model, _ = tiny
     with pytest.raises(PromptError, match="ends with a visual region"):
         model(with_regions([5, 6], []), images=[random_pixels(1)], modalities=["video"])
-

@@ -240,7 +240,7 @@ def test_features_of_the_tower_serve_in_place_of_pixels(sample):
 
 
 def test_a_region_count_that_differs_still_meets_the_agreed_number_of_passes(tiny):
-    tokenizer, model, _ = tiny
+    _, model, _ = tiny
     model.train().config.beacon_ratio = [8]
     ids = with_regions([5, 6], [7], [8, 9])
     counted = []

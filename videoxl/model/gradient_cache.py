@@ -1,8 +1,8 @@
 """The summary cache while gradients flow: a list of pieces that nothing writes over.
 
 Autograd needs every version of the cache that a step has seen. So keys and values are kept as the pieces the steps
-left (a prefix, the beacons of a window, ...), and a step joins them for itself: with checkpointing the joined copy lives
-only while its layer runs, and memory grows with the length of the cache, not with its square.
+left (a prefix, the beacons of a window, ...), and a step joins them for itself: with checkpointing the joined copy
+lives only while its layer runs, and memory grows with the length of the cache, not with its square.
 
 Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
 """

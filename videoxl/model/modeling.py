@@ -113,7 +113,9 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         prompt = split_prompt(input_ids.to(model.input_device), attention_mask, labels)
         options = training_options or TrainingOptions()
         num_videos = len(input_ids) // options.questions_per_video
-        regions = arrange_regions(images if images is not None else [], modalities, num_videos, prompt.num_regions, model)
+        regions = arrange_regions(
+            images if images is not None else [], modalities, num_videos, prompt.num_regions, model
+        )
         total = sum(text.shape[1] for text in prompt.texts) + sum(region.length(model) for region in regions)
         total += max(map(len, prompt.suffixes))
         chooser = make_chooser(self.config, total, seed=ratio_seed)

@@ -112,7 +112,9 @@ def training_loss(
         features = [torch.cat(list(iter_features(inner, region)), dim=1) for region in regions]
         blank.encode(wanted.vision - mine.vision)
         for feature in features:
-            blank.keep(feature[:, :1])  # a region that no gradient reaches would leave its passes out of the backward pass
+            blank.keep(
+                feature[:, :1]
+            )  # a region that no gradient reaches would leave its passes out of the backward pass
     missing = wanted.decoder - mine.decoder
     if not regions and missing:
         blank.read_text()

@@ -27,9 +27,13 @@ def add_adapters(model: LlavaQwenForCausalLM, training: TrainingArguments, wante
     except ImportError as error:
         raise MissingDependencyError("--lora_enable needs peft: pip install 'videoxl[train]'") from error
     if "mm_language_model" not in wanted:
-        raise ArgumentError("--lora_enable adapts the decoder, which is frozen; leave it out, or train mm_language_model")
+        raise ArgumentError("--lora_enable adapts the decoder, which is frozen; leave it out, or let it learn")
     names = sorted(
-        {name.rpartition(".")[2] for name, module in model.model.layers.named_modules() if isinstance(module, nn.Linear)}
+        {
+            name.rpartition(".")[2]
+            for name, module in model.model.layers.named_modules()
+            if isinstance(module, nn.Linear)
+        }
     )
     in_full = [name for name, p in model.named_parameters() if p.requires_grad and _trained_in_full(name)]
     adapted = get_peft_model(
@@ -83,4 +87,3 @@ def load_other_weights(model: nn.Module, folder: Path) -> None:
     """Put back what `save_other_weights` wrote, for a run that is resumed."""
     stored = torch.load(folder / OTHERS_FILE, map_location="cpu", weights_only=True)
     base_of(model).load_state_dict(stored, strict=False)
-

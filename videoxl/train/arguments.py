@@ -28,7 +28,7 @@ class ModelArguments:
     model_name_or_path: str = _help("Base: a Qwen2 model, or a Video-XL checkpoint.", default="")
     version: str = _help("Prompt version: qwen_1_5 (chat) or plain (placeholder and caption).", default="qwen_1_5")
     vision_tower: str | None = _help("Folder of the CLIP tower, where the base has none.", default=None)
-    pretrain_mm_mlp_adapter: str | None = _help("Projector from stage one: mm_projector.bin or its folder.", default=None)
+    pretrain_mm_mlp_adapter: str | None = _help("Projector from stage one, or its folder.", default=None)
     mm_tunable_parts: str | None = _help(
         f"Comma-separated parts that learn, of {', '.join(PARTS)} (mm_beacon: beacon projections and embedding alone). "
         "Overrides the four flags below.",
@@ -70,15 +70,15 @@ class DataArguments:
 
     data_path: str = _help("Records: FILE.json, PREFIX{a,b,c}.json or a mixture in YAML.", default="")
     eval_data: str | None = _help("Records to evaluate on, in the same forms.", default=None)
-    image_folder: str | None = _help("What paths of pictures are relative to (default: the records' folder).", default=None)
-    video_folder: str | None = _help("What paths of videos are relative to (default: the records' folder).", default=None)
+    image_folder: str | None = _help("Where paths of pictures start (default: the records' folder).", default=None)
+    video_folder: str | None = _help("Where paths of videos start (default: the records' folder).", default=None)
     image_aspect_ratio: str | None = _help("square, pad or anyres.", default=None)
     image_grid_pinpoints: str | None = _help(
         "Grids of anyres: a list of (width, height), (1x1),...,(6x6), or published for the 200 grids of 2 to 49 tiles.",
         default=None,
     )
     video_fps: float = _help("Frames a second that are read.", default=1.0)
-    frames_upbound: int = _help("At most this many frames a video, uniform where there would be more (0: no bound).", default=0)
+    frames_upbound: int = _help("Most frames of a video, uniform where there would be more (0: all).", default=0)
     video_timeout: float | None = _help("Seconds after which a decoder that hangs is killed.", default=120.0)
     max_bad_fraction: float = _help("Share of unreadable samples past which the run stops.", default=0.01)
     cache_features: str | None = _help(
@@ -93,8 +93,8 @@ class TrainingArguments(transformers.TrainingArguments):
     output_dir: str | None = _help("Folder for checkpoints and the result.", default=None)
     overwrite_output_dir: bool = _help("Allow a run into a folder that holds a finished one.", default=False)
     remove_unused_columns: bool = False
-    report_to: None | str | list[str] = _help("tensorboard, wandb, none, ...", default="tensorboard")
-    model_max_length: int = _help("Longest sample in decoder positions; longer ones are left out and counted.", default=32768)
+    report_to: str | list[str] | None = _help("tensorboard, wandb, none, ...", default="tensorboard")
+    model_max_length: int = _help("Longest sample in decoder positions; others are left out.", default=32768)
     gradient_checkpointing: bool = _help("Compute activations again on the way back.", default=True)
     attn_implementation: str = _help("sdpa, eager or flash_attention_2.", default="sdpa")
     ddp_find_unused_parameters: bool | None = False
@@ -121,7 +121,7 @@ class TrainingArguments(transformers.TrainingArguments):
     eval_generation: bool = _help("Also answer each question and count exact matches.", default=False)
     eval_max_new_tokens: int = _help("Longest answer in evaluation.", default=64)
 
-    train_task: str = _help("conversation, or vision_classes (the tower on records' `classes`).", default="conversation")
+    train_task: str = _help("conversation, or vision_classes (the tower alone).", default="conversation")
     position_gap_max: int = _help("Largest random gap in positions before windows and text (0: none).", default=0)
     bptt_windows: int | None = _help(
         "Gradients flow through the last so many windows and those that hold a record's `evidence` (default: all).",
@@ -168,7 +168,7 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
     if not 0 <= data.max_bad_fraction <= 1:
         raise ArgumentError(f"--max_bad_fraction is {data.max_bad_fraction}; it must lie between 0 and 1")
     if training.load_best_model_at_end:
-        raise ArgumentError("--load_best_model_at_end is not supported; choose among the checkpoints by their eval_loss")
+        raise ArgumentError("--load_best_model_at_end is not supported; choose a checkpoint by its eval_loss")
     learns_in_full = not training.lora_enable and model.mm_tunable_parts not in ("mm_mlp_adapter",)
     if training.bits != 16 and learns_in_full and not model.tune_mm_mlp_adapter:
         raise ArgumentError(
@@ -179,7 +179,7 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
     if training.eval_generation and model.version != "qwen_1_5":
         raise ArgumentError("--eval_generation asks questions in the chat format; it needs --version qwen_1_5")
     if training.bptt_windows is not None and shards_parameters(training):
-        raise ArgumentError("--bptt_windows does not work with ZeRO-3 or FSDP: their processes must all go the same way back")
+        raise ArgumentError("--bptt_windows does not work with ZeRO-3 or FSDP, whose processes go one way back")
 
 
 def shards_parameters(training: TrainingArguments) -> bool:

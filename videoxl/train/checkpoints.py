@@ -168,4 +168,3 @@ def find_resumable(folder: Path, overwrite: bool) -> Path | None:
         return None
     checkpoints = list_checkpoints(folder)
     return checkpoints[-1] if checkpoints else None
-

@@ -22,9 +22,9 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.pooling import visual_length
 from videoxl.pictures import best_grid, parse_grids
 from videoxl.train.labels import encode_conversation
-from videoxl.train.media_index import MediaIndex
-from videoxl.train.plans import SamplePlan, plan_sample
+from videoxl.train.plans import SamplePlan
 from videoxl.train.records import Record
+from videoxl.train.sample_index import SampleIndex
 from videoxl.video import FrameChoice, open_video
 
 SampleKey = tuple[int, int]
@@ -67,7 +67,7 @@ class VideoXLDataset(Dataset):
     def __init__(
         self,
         records: Sequence[Record],
-        index: MediaIndex,
+        index: SampleIndex,
         tokenizer,
         image_processor: VideoXLImageProcessor,
         config: VideoXLConfig,
@@ -102,7 +102,9 @@ class VideoXLDataset(Dataset):
             if error is not None:
                 self.unreadable.append((record.id, error))
                 continue
-            plan = plan_sample(self._encode(record), record.kind, [self._length(record, path) for path in record.media])
+            texts, suffix, questions = index.text_shape(record)
+            regions = tuple((record.kind, self._length(record, path)) for path in record.media)
+            plan = SamplePlan(tuple(texts), regions, suffix, questions)
             if max_positions is not None and plan.num_positions(config) > max_positions:
                 self.too_long.append((record.id, plan.num_positions(config)))
                 continue
@@ -132,7 +134,9 @@ class VideoXLDataset(Dataset):
                 return sample
             except VideoXLError as error:
                 bad.append((record.id, str(error)))
-        raise DataError(f"no sample of the shape of {self.records[index].id!r} can be read; the last reason: {bad[-1][1]}")
+        raise DataError(
+            f"no sample of the shape of {self.records[index].id!r} can be read; the last reason: {bad[-1][1]}"
+        )
 
     def _candidates(self, index: int) -> list[int]:
         """The record itself, then its like in order, then (where nothing is like it) its neighbours."""
@@ -150,7 +154,16 @@ class VideoXLDataset(Dataset):
             visual.append(frames)
             evidence.append(_frames_between(times, record.evidence))
         classes = [self.class_names[name].index(value) for name, value in (record.classes or {}).items()]
-        return Sample(index, epoch, record.id, record.kind, self._encode(record), visual, evidence, classes)
+        return Sample(
+            index,
+            epoch,
+            record.id,
+            record.kind,
+            encode_record(record, self.tokenizer, self.version),
+            visual,
+            evidence,
+            classes,
+        )
 
     def _read_media(self, record: Record, path: Path) -> tuple[Tensor, list[float]]:
         """Frames or features of a file, and the seconds of its frames (empty for a picture)."""
@@ -167,12 +180,10 @@ class VideoXLDataset(Dataset):
                 raise VideoError(f"{path} has changed since it was indexed; delete the index beside the records")
             frames = np.concatenate([chunk.frames for chunk in stream])
         if len(frames) != stream.num_frames:
-            raise VideoError(f"{path}: {stream.num_frames - len(frames)} of {stream.num_frames} frames cannot be decoded")
+            raise VideoError(
+                f"{path}: {stream.num_frames - len(frames)} of {stream.num_frames} frames cannot be decoded"
+            )
         return torch.from_numpy(frames), times
-
-    def _encode(self, record: Record) -> list[tuple[list[int], list[int]]]:
-        has_image = record.kind != "text"
-        return [encode_conversation(turns, self.tokenizer, self.version, has_image) for turns in record.conversations]
 
     def _length(self, record: Record, path: Path) -> int:
         """Visual tokens of a file."""
@@ -184,6 +195,12 @@ class VideoXLDataset(Dataset):
             width, height = best_grid(*self.index.size(path), parse_grids(self.config.image_grid_pinpoints, side))
             views += (width // side) * (height // side)
         return visual_length(views, self.num_patches, "image", self.config)
+
+
+def encode_record(record: Record, tokenizer, version: str) -> list[tuple[list[int], list[int]]]:
+    """Token ids and labels of a record's conversations."""
+    has_image = record.kind != "text"
+    return [encode_conversation(turns, tokenizer, version, has_image) for turns in record.conversations]
 
 
 def _frames_between(times: list[float], ranges: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:

@@ -56,7 +56,7 @@ def evaluate_loss(trainer: VideoXLTrainer, loader: DataLoader) -> dict[str, floa
     return {"loss": float(total[0] / total[1].clamp(min=1)), "tokens": int(total[1])}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate_answers(trainer: VideoXLTrainer, dataset: VideoXLDataset) -> dict[str, float]:
     """Share of first questions whose greedy answer equals the record's, but for case and surrounding space."""
     args, model = trainer.args, base_of(trainer.model)

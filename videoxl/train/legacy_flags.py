@@ -102,7 +102,9 @@ def translate(arguments: Sequence[str], known: set[str]) -> tuple[list[str], lis
         elif name in _ABSENT or name.startswith(_ABSENT_PREFIXES):
             off = _ABSENT.get(name, ())
             if (values or ["True"])[0] not in off:
-                raise ArgumentError(f"--{name} {' '.join(values)} asks for a method that Video-XL does not contain; leave it out")
+                raise ArgumentError(
+                    f"--{name} {' '.join(values)} asks for a method that Video-XL does not contain; leave it out"
+                )
             if name != "mm_resampler_type":
                 notices.append(f"--{name} has no effect: it is off here anyway")
         else:
@@ -130,6 +132,8 @@ def _moved_files(name: str, values: list[str], notices: list[str]) -> list[str]:
         return values
     here = Path(__file__).resolve().parents[2] / "configs" / "deepspeed" / Path(values[0]).name
     if not here.is_file():
-        raise ArgumentError(f"--deepspeed {values[0]}: no such file; configs/deepspeed/ holds zero2, zero3 and their offloads")
+        raise ArgumentError(
+            f"--deepspeed {values[0]}: no such file; configs/deepspeed/ holds zero2, zero3 and their offloads"
+        )
     notices.append(f"--deepspeed {values[0]} is taken from configs/deepspeed/")
     return [str(here)]

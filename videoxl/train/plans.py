@@ -61,15 +61,13 @@ class SamplePlan:
         return self.num_text + sum(math.ceil(length / min(ratios)) for _, length in self.regions) + in_window
 
 
-def plan_sample(
-    encoded: Iterable[tuple[list[int], list[int]]], kind: str, visual_lengths: list[int]
-) -> SamplePlan:
-    """The plan of token ids (with placeholders) and the visual tokens of each region."""
-    texts: tuple[int, ...] = ()
+def text_shape(encoded: Iterable[tuple[list[int], list[int]]]) -> tuple[list[int], int, int]:
+    """Of the conversations of a record, as token ids with placeholders: `texts`, `suffix` and `questions` of its plan."""
+    texts: list[int] = []
     suffix = questions = 0
     for ids, _ in encoded:
         places = [-1, *(place for place, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX)]
-        texts = tuple(right - left - 1 for left, right in zip(places, places[1:]))
+        texts = [right - left - 1 for left, right in zip(places, places[1:])]
         suffix = max(suffix, len(ids) - places[-1] - 1)
         questions += 1
-    return SamplePlan(texts, tuple((kind, length) for length in visual_lengths), suffix, questions)
+    return texts, suffix, questions

@@ -96,9 +96,7 @@ def list_files(source: str) -> list[tuple[Path, str]]:
             raise DataError(f"cannot read the mixture {source}: {error}") from error
         if not isinstance(entries, list) or not all(isinstance(e, dict) and "json_path" in e for e in entries):
             raise DataError(f"{source} needs a list `datasets` whose entries have a `json_path`")
-        return [
-            (_beside(path, entry["json_path"]), str(entry.get("sampling_strategy") or "all")) for entry in entries
-        ]
+        return [(_beside(path, entry["json_path"]), str(entry.get("sampling_strategy") or "all")) for entry in entries]
     match = re.match(r"^(.*)\{(.*)\}\.json$", source)
     if match:
         prefix, names = match.groups()
@@ -162,7 +160,9 @@ def _parse(entry: object, index: int, folders: dict[str, Path], version: str, ta
     for turns in conversations:
         placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) if kinds else 0
         if placeholders != len(media):
-            raise DataError(f"its text has {placeholders} <image>, and it names {len(media)} {kind}(s); they must agree")
+            raise DataError(
+                f"its text has {placeholders} <image>, and it names {len(media)} {kind}(s); they must agree"
+            )
     return Record(str(entry.get("id", index)), kind, media, conversations, _evidence(entry))
 
 

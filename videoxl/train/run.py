@@ -22,13 +22,13 @@ from videoxl.model.configuration import VideoXLConfig, check_config
 from videoxl.train.adapters import base_of
 from videoxl.train.arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments
 from videoxl.train.checkpoints import find_resumable, save_result
-from videoxl.train.dataset import VideoXLDataset
+from videoxl.train.dataset import VideoXLDataset, encode_record
 from videoxl.train.dry_run import describe_run
 from videoxl.train.feature_cache import FeatureCache
 from videoxl.train.legacy_flags import parse_command_line
-from videoxl.train.media_index import build_index, frame_choice
 from videoxl.train.meter import draw_loss
 from videoxl.train.records import read_records
+from videoxl.train.sample_index import build_index, frame_choice, text_rule
 from videoxl.train.start import build_model, check_vocabulary, configure, load_image_processor, load_tokenizer
 from videoxl.train.trainer import VideoXLTrainer
 from videoxl.train.vision_classes import VisionClassifier
@@ -47,7 +47,9 @@ def train(arguments: Sequence[str]) -> None:
     config = configure(model_args, data_args, args)
     check_config(config)
     tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.version, args.model_max_length)
-    records = [_read(source, model_args, data_args, args) for source in (data_args.data_path, data_args.eval_data) if source]
+    records = [
+        _read(source, model_args, data_args, args) for source in (data_args.data_path, data_args.eval_data) if source
+    ]
     model = build_model(config, model_args, args)
     image_processor = load_image_processor(base_of(model), model_args.model_name_or_path)
     check_vocabulary(base_of(model), tokenizer)
@@ -56,7 +58,15 @@ def train(arguments: Sequence[str]) -> None:
     for source, part in zip((data_args.data_path, data_args.eval_data), records):
         choice = frame_choice(data_args.video_fps, data_args.frames_upbound)
         with args.main_process_first(local=False, desc="index"):
-            index = build_index(part, source, choice, output, progress=args.process_index == 0)
+            index = build_index(
+                part,
+                source,
+                choice,
+                lambda record: encode_record(record, tokenizer, model_args.version),
+                text_rule(tokenizer, model_args.version),
+                output,
+                progress=args.process_index == 0,
+            )
         datasets.append(
             VideoXLDataset(
                 part,

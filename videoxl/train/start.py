@@ -116,7 +116,10 @@ def build_model(
 
 
 def _load(base: str, config: VideoXLConfig, model_arguments: ModelArguments, training: TrainingArguments):
-    kwargs: dict = {"dtype": _stored_dtype(training), "attn_implementation": pick_attention(training.attn_implementation)}
+    kwargs: dict = {
+        "dtype": _stored_dtype(training),
+        "attn_implementation": pick_attention(training.attn_implementation),
+    }
     if training.bits != 16:
         kwargs["quantization_config"] = _quantization(training)
         kwargs["device_map"] = {"": training.device}
@@ -174,7 +177,9 @@ def load_image_processor(model: LlavaQwenForCausalLM, base: str) -> VideoXLImage
 def check_vocabulary(model: LlavaQwenForCausalLM, tokenizer) -> None:
     size = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > size:
-        raise ArgumentError(f"the tokenizer has {len(tokenizer)} tokens and the model {size} embeddings; they do not belong together")
+        raise ArgumentError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {size} embeddings; they do not belong together"
+        )
 
 
 @contextmanager

@@ -65,7 +65,9 @@ class VisionClassifier(nn.Module):
             logits = head(features).float()
             loss = loss + F.cross_entropy(logits, wanted, reduction="sum")
             correct.append((logits.argmax(dim=1) == wanted).sum())
-        return ClassOutput(loss / (classes.numel() if num_items_in_batch is None else num_items_in_batch), torch.stack(correct))
+        return ClassOutput(
+            loss / (classes.numel() if num_items_in_batch is None else num_items_in_batch), torch.stack(correct)
+        )
 
 
 def _run_modules(tower: nn.Module) -> list[nn.Module]:

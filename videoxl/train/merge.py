@@ -1,0 +1,47 @@
+"""Merge a LoRA folder into its base: `python -m videoxl.train.merge ADAPTER --base BASE --output FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from videoxl.errors import ArgumentError, VideoXLError
+from videoxl.model.builder import load_pretrained_model
+
+
+def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> None:
+    """Write a checkpoint in the published layout that needs neither adapter nor base.
+
+    Raises:
+        ArgumentError: `output` exists already. CheckpointError: adapter or base cannot be loaded.
+    """
+    if output.exists():
+        raise ArgumentError(f"{output} exists; name a folder that does not")
+    tokenizer, model, image_processor, _ = load_pretrained_model(adapter, base, device_map="cpu", torch_dtype=dtype)
+    draft = output.with_name(f".{output.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+    image_processor.save_pretrained(draft)
+    draft.rename(output)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m videoxl.train.merge", description=merge.__doc__.splitlines()[0])
+    parser.add_argument("adapter", type=Path, help="folder that training with --lora_enable wrote")
+    parser.add_argument("--base", type=Path, required=True, help="the model that it was trained on")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
+    try:
+        merge(**vars(parser.parse_args(arguments)))
+    except VideoXLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

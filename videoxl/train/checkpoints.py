@@ -141,9 +141,12 @@ def _publish(staging: Path, folder: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Ask the disk to hold everything in a folder before its name says so."""
+    """Ask the disk to hold everything in a folder before its name says so, readable as the user's other files are."""
+    mask = os.umask(0)
+    os.umask(mask)
     for path in folder.rglob("*"):
         if path.is_file():
+            path.chmod(0o666 & ~mask)  # safetensors writes files that their owner alone can read
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 

@@ -92,12 +92,14 @@ def describe_run(trainer: VideoXLTrainer, tokenizer) -> str:
         f"samples      {len(dataset)} ({_kinds(dataset)}); unreadable {len(dataset.unreadable)}, too long "
         f"{len(dataset.too_long)}, left out by grouping {loader.batch_sampler.num_left_out}",
         f"steps        {total} of up to {effective} samples ({args.per_device_train_batch_size} a device x "
-        f"{args.gradient_accumulation_steps} accumulated x {args.world_size} process(es)), {args.num_train_epochs:g} epoch(s)",
+        f"{args.gradient_accumulation_steps} accumulated x {args.world_size} process(es)), "
+        f"{args.num_train_epochs:g} epoch(s)",
         f"compression  {_compression(config)}",
         f"windows      {', '.join(f'{n}: {windows[n]} samples' for n in sorted(windows)[:12])}",
         f"learning     {', '.join(f'{part} {number / 1e6:.2f} M' for part, number in learning.items() if number)}",
-        f"memory       about {memory.total / _GIB:.2f} GiB a device: weights {memory.weights / _GIB:.2f}, gradients "
-        f"{memory.gradients / _GIB:.2f}, optimizer {memory.optimizer / _GIB:.2f}, longest sample {memory.activations / _GIB:.2f}",
+        f"memory       about {memory.total / _GIB:.2f} GiB a device: weights {memory.weights / _GIB:.2f}, "
+        f"gradients {memory.gradients / _GIB:.2f}, optimizer {memory.optimizer / _GIB:.2f}, "
+        f"longest sample {memory.activations / _GIB:.2f}",
     ]
     if "classes" not in (batch := next(iter(loader))):
         lines += ["", f"first batch: {', '.join(batch['ids'])} (what is learnt stands in [[ ]])"]

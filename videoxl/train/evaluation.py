@@ -51,8 +51,8 @@ def evaluate_loss(trainer: VideoXLTrainer, loader: DataLoader) -> dict[str, floa
             with trainer.compute_loss_context_manager():
                 total[0] += run(**inputs, num_items_in_batch=1).loss.double()
             total[1] += number
-    if trainer.args.world_size > 1:
-        dist.all_reduce(total)  # under ZeRO-3 every process counted everything: the quotient is the same
+    if trainer.args.world_size > 1 and not shards_parameters(trainer.args):
+        dist.all_reduce(total)
     return {"loss": float(total[0] / total[1].clamp(min=1)), "tokens": int(total[1])}
 
 
@@ -70,7 +70,7 @@ def evaluate_answers(trainer: VideoXLTrainer, dataset: VideoXLDataset) -> dict[s
             for turns in record.conversations:
                 answer = _answer(trainer, model, dataset, sample, turns[0]["value"])
                 tally += torch.tensor([_same(answer, turns[1]["value"]), 1], device=args.device)
-    if args.world_size > 1:
+    if args.world_size > 1 and not sharded:
         dist.all_reduce(tally)
     return {"exact_match": float(tally[0] / tally[1].clamp(min=1)), "answers": int(tally[1])}
 

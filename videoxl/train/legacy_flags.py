@@ -49,8 +49,10 @@ _ABSENT = {
     "group_by_length": ("False", "false"),
     "lora_weight_path": ("",),
 }
-_ABSENT_PREFIXES = ("mm_perceiver_", "mm_qformer_", "mm_mask_drop_", "s2_", "pos_skipping_", "rope_scaling_", "image_crop_",
-                    "image_split_")  # fmt: skip
+_ABSENT_PREFIXES = (
+    "mm_perceiver_", "mm_qformer_", "mm_mask_drop_", "s2_", "pos_skipping_", "rope_scaling_", "image_crop_",
+    "image_split_",
+)  # fmt: skip
 
 
 def parse_command_line(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:

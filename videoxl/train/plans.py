@@ -62,7 +62,7 @@ class SamplePlan:
 
 
 def text_shape(encoded: Iterable[tuple[list[int], list[int]]]) -> tuple[list[int], int, int]:
-    """Of the conversations of a record, as token ids with placeholders: `texts`, `suffix` and `questions` of its plan."""
+    """`texts`, `suffix` and `questions` of a plan, from a record's conversations as token ids with placeholders."""
     texts: list[int] = []
     suffix = questions = 0
     for ids, _ in encoded:

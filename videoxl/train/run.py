@@ -1,4 +1,4 @@
-"""One training run from its command line: the program behind `scripts/pretrain.sh`, `finetune_i.sh` and `finetune_v.sh`.
+"""One training run from its command line: the program behind `pretrain.sh`, `finetune_i.sh` and `finetune_v.sh`.
 
     deepspeed videoxl/train/train.py --deepspeed configs/deepspeed/zero3.json --model_name_or_path ... --data_path ...
     torchrun --nproc_per_node 8 -m videoxl.train ...        plain PyTorch, on several GPUs
@@ -47,15 +47,14 @@ def train(arguments: Sequence[str]) -> None:
     config = configure(model_args, data_args, args)
     check_config(config)
     tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.version, args.model_max_length)
-    records = [
-        _read(source, model_args, data_args, args) for source in (data_args.data_path, data_args.eval_data) if source
-    ]
+    sources = [source for source in (data_args.data_path, data_args.eval_data) if source]
+    records = [_read(source, model_args, data_args, args) for source in sources]
     model = build_model(config, model_args, args)
     image_processor = load_image_processor(base_of(model), model_args.model_name_or_path)
     check_vocabulary(base_of(model), tokenizer)
 
     datasets = []
-    for source, part in zip((data_args.data_path, data_args.eval_data), records):
+    for source, part in zip(sources, records):
         choice = frame_choice(data_args.video_fps, data_args.frames_upbound)
         with args.main_process_first(local=False, desc="index"):
             index = build_index(
@@ -120,8 +119,8 @@ def _report_left_out(dataset: VideoXLDataset, source: str, args: TrainingArgumen
     if dataset.too_long and args.process_index == 0:
         name, most = max(dataset.too_long, key=lambda entry: entry[1])
         print(
-            f"note: {len(dataset.too_long)} of {len(dataset) + len(dataset.too_long)} samples of {source} need more than "
-            f"--model_max_length {args.model_max_length} decoder positions at the smallest ratio and are left out; the "
+            f"note: {len(dataset.too_long)} of {len(dataset) + len(dataset.too_long)} samples of {source} need more "
+            f"than --model_max_length {args.model_max_length} decoder positions at the smallest ratio and are left out; the "
             f"longest, {name}, needs {most}",
             file=sys.stderr,
         )

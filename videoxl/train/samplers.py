@@ -50,7 +50,7 @@ class PlanBatchSampler(Sampler[list[SampleKey]]):
         plans: Sequence[SamplePlan],
         window: int,
         batch_size: int,
-        grouping: Grouping = Grouping(),  # noqa: B008  (frozen)
+        grouping: Grouping = Grouping(),
         world_size: int = 1,
         rank: int = 0,
         seed: int = 42,

@@ -1,4 +1,4 @@
-"""The program under its published path: `deepspeed videoxl/train/train.py ...`; `python -m videoxl.train` is the same."""
+"""The program under its published path, `deepspeed videoxl/train/train.py ...`: it is `python -m videoxl.train`."""
 
 import sys
 from pathlib import Path

@@ -93,7 +93,8 @@ class TrainingArguments(transformers.TrainingArguments):
     output_dir: str | None = _help("Folder for checkpoints and the result.", default=None)
     overwrite_output_dir: bool = _help("Allow a run into a folder that holds a finished one.", default=False)
     remove_unused_columns: bool = False
-    report_to: str | list[str] | None = _help("tensorboard, wandb, none, ...", default="tensorboard")
+    # In transformers' own order, which its parser needs.
+    report_to: None | str | list[str] = _help("tensorboard, wandb, none, ...", default="tensorboard")  # noqa: RUF036
     model_max_length: int = _help("Longest sample in decoder positions; others are left out.", default=32768)
     gradient_checkpointing: bool = _help("Compute activations again on the way back.", default=True)
     attn_implementation: str = _help("sdpa, eager or flash_attention_2.", default="sdpa")

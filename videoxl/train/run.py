@@ -118,10 +118,10 @@ def _report_left_out(dataset: VideoXLDataset, source: str, args: TrainingArgumen
     """Say which samples of a data set will not be used; none at all is an error."""
     if dataset.too_long and args.process_index == 0:
         name, most = max(dataset.too_long, key=lambda entry: entry[1])
+        number, total = len(dataset.too_long), len(dataset) + len(dataset.too_long)
         print(
-            f"note: {len(dataset.too_long)} of {len(dataset) + len(dataset.too_long)} samples of {source} need more "
-            f"than --model_max_length {args.model_max_length} decoder positions at the smallest ratio and are left out; the "
-            f"longest, {name}, needs {most}",
+            f"note: {number} of {total} samples of {source} need more decoder positions at the smallest ratio than "
+            f"--model_max_length {args.model_max_length} and are left out; the longest, {name}, needs {most}",
             file=sys.stderr,
         )
     if not len(dataset):

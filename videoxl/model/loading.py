@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from transformers.utils import logging
 
 from videoxl.errors import CheckpointError
 
@@ -29,7 +32,10 @@ class CheckpointLoadingMixin:
         wants_info = kwargs.pop("output_loading_info", False)
         # Mismatched shapes are collected and reported below with the other keys.
         kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        with _quietly():  # what is missing is filled or reported below
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         missing = set(info["missing_keys"])
         copied = model.copy_missing_beacon_weights(missing)
         faults = {
@@ -71,13 +77,26 @@ class CheckpointLoadingMixin:
         return filled
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def _unpacked(weight: torch.Tensor) -> torch.Tensor:
     """A weight as numbers, also where bitsandbytes has packed it into 4 or 8 bits."""
     if weight.is_floating_point():
         return weight
-    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+    from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_bnb_weight(weight)
+    if getattr(weight, "quant_state", None) is not None:
+        return dequantize_4bit(weight.data, weight.quant_state)
+    # 8 bits: whole numbers up to 127 in each row, and the row's largest absolute value.
+    return weight.data.float() * weight.SCB.unsqueeze(1) / 127
 
 
 def _shorten(keys: list[str]) -> str:

@@ -36,11 +36,11 @@ def fixed_ratio(model: LlavaQwenForCausalLM, ratio: int) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate_loss(trainer: VideoXLTrainer, loader: DataLoader) -> dict[str, float]:
-    """Cross entropy a labelled token over all of a data set."""
+    """Cross entropy a labelled token over all of a data set; for classes also the share of right ones."""
     model = base_of(trainer.model)
     # Through the wrapper where it gathers parameters, else the model itself, which need not keep step with the others.
     run = trainer.model_wrapped if shards_parameters(trainer.args) else trainer.model
-    total = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
+    total = torch.zeros(3, dtype=torch.float64, device=trainer.args.device)  # loss, labels, right classes
     with fixed_ratio(model, trainer.args.eval_beacon_ratio):
         for batch in tqdm(loader, desc="evaluation", disable=not trainer.is_world_process_zero(), leave=False):
             number = batch["classes"].numel() if "classes" in batch else int((batch["labels"][:, 1:] != -100).sum())
@@ -49,11 +49,17 @@ def evaluate_loss(trainer: VideoXLTrainer, loader: DataLoader) -> dict[str, floa
                 inputs["training_options"].agree = None
                 inputs["training_options"].position_gap_max = 0
             with trainer.compute_loss_context_manager():
-                total[0] += run(**inputs, num_items_in_batch=1).loss.double()
+                output = run(**inputs, num_items_in_batch=1)
+            total[0] += output.loss.double()
             total[1] += number
+            if "classes" in batch:
+                total[2] += output.correct.sum()
     if trainer.args.world_size > 1 and not shards_parameters(trainer.args):
         dist.all_reduce(total)
-    return {"loss": float(total[0] / total[1].clamp(min=1)), "tokens": int(total[1])}
+    loss, labels, right = total.tolist()
+    if trainer.train_dataset.class_names:
+        return {"loss": loss / max(labels, 1), "accuracy": right / max(labels, 1)}
+    return {"loss": loss / max(labels, 1), "tokens": int(labels)}
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 from videoxl.errors import ArgumentError, CheckpointError
 from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.mm_utils import is_anyres
 from videoxl.model.builder import UNQUANTIZED, load_projector, pick_attention
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
@@ -81,9 +82,12 @@ def configure(model: ModelArguments, data: DataArguments, training: TrainingArgu
         config.mm_hidden_size = vision.hidden_size
     if data.image_aspect_ratio is not None:
         config.image_aspect_ratio = data.image_aspect_ratio
-    if data.image_grid_pinpoints is not None:
+    grids = data.image_grid_pinpoints
+    if is_anyres(config) and grids is None and config.image_grid_pinpoints is None:
+        grids = "published"
+    if grids is not None:
         side = config.mm_vision_config.get("image_size", 224)
-        config.image_grid_pinpoints = [list(grid) for grid in parse_grids(data.image_grid_pinpoints, side)]
+        config.image_grid_pinpoints = [list(grid) for grid in parse_grids(grids, side)]
     config.tokenizer_model_max_length = training.model_max_length
     config.tokenizer_padding_side = "right"
     return config

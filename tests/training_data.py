@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM
-from videos import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "assets" / "tiny-random"
@@ -32,6 +31,8 @@ def turns(question: str, answer: str) -> list[dict[str, str]]:
 
 def make_data(folder: Path) -> Path:
     """A folder with `mixed.json` (every kind of record) and `captions.json` (for stage one), pictures and videos."""
+    from videos import write_video  # needs PyAV, which not every machine that tests the model has
+
     for colour in COLOURS:
         picture(folder / f"{colour}.png", colour)
     picture(folder / "wide.png", "green", (700, 350))

@@ -17,13 +17,13 @@ import numpy as np
 
 from videoxl.errors import VideoError
 from videoxl.frame_resize import resize_and_crop_frame
-from videoxl.video_backends import read_frames
-from videoxl.video_index import VideoIndex, VideoInfo, index_video
 
+# PyAV is imported when a file is opened: training on frames that are made, not read, can do without it.
 if TYPE_CHECKING:
     import torch
 
     from videoxl.image_processing import VideoXLImageProcessor
+    from videoxl.video_index import VideoIndex, VideoInfo
 
 CHUNK = 40  # frames: four windows of the published geometry, 13 MB at 336 pixels
 
@@ -184,6 +184,8 @@ class FrameStream:
 
 def probe_video(path: str) -> VideoInfo:
     """What a video file holds; see `index_video` for errors."""
+    from videoxl.video_index import index_video
+
     return index_video(str(path)).info
 
 
@@ -210,6 +212,8 @@ def open_video(
     """
     path = str(path)
     if timeout is None:
+        from videoxl.video_index import index_video
+
         index = index_video(path)
         indices = choice.indices(index.info)
         frames = decode_resized(index, indices.tolist(), backend, image_processor.side, decoder_scaler)
@@ -234,5 +238,7 @@ def decode_resized(
     index: VideoIndex, indices: Sequence[int], backend: str, side: int, decoder_scaler: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(frame number, uint8 [S, S, 3]) of chosen frames."""
+    from videoxl.video_backends import read_frames
+
     for number, frame in read_frames(index, indices, backend, side if decoder_scaler else None):
         yield number, resize_and_crop_frame(frame, side)

@@ -27,7 +27,7 @@ import transformers
 from videoxl import LlavaQwenForCausalLM, VideoXLConfig
 from videoxl.estimate import GIB, estimate
 from videoxl.image_processing import VideoXLImageProcessor
-from videoxl.train.adapters import add_adapters
+from videoxl.train.adapters import add_adapters, base_of
 from videoxl.train.arguments import ModelArguments, TrainingArguments
 from videoxl.train.dataset import Sample
 from videoxl.train.dry_run import estimate_memory
@@ -36,7 +36,7 @@ from videoxl.train.plans import SamplePlan
 from videoxl.train.trainer import VideoXLTrainer
 
 PREFIX, SUFFIX, ANSWER = 16, 64, 20  # tokens of an ordinary question, the last ones learnt
-# Passes through a weight: forward, again for checkpointing, and two on the way back (one where the weight stands still).
+# Passes through a weight: forward, again for checkpointing, two on the way back (one where the weight stands still).
 PASSES_FULL, PASSES_LORA = 4, 3
 
 
@@ -137,11 +137,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(arguments: argparse.Namespace, config: VideoXLConfig, training: TrainingArguments) -> dict:
     model = make_model(config, training, arguments.lora)
-    tower = config.mm_vision_config
-    patches = (tower["image_size"] // tower["patch_size"]) ** 2
-    dataset = OneVideo(arguments.frames, tower["image_size"], patches, arguments.steps)
+    tower = base_of(model).model.vision_tower
+    dataset = OneVideo(arguments.frames, tower.image_size, tower.num_patches, arguments.steps)
     clock = StepClock()
-    processor = VideoXLImageProcessor(tower["image_size"])
+    processor = VideoXLImageProcessor(tower.image_size)
     trainer = VideoXLTrainer(model, training, dataset, processor, callbacks=[clock])
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

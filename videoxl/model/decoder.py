@@ -163,7 +163,8 @@ class VideoXLModel(Qwen2Model):
             )
             keep = stored.add if is_text else stored.stage
             keep(tuple(made))
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=cache)
+        hidden = hidden if cache.defers_norm else self.norm(hidden)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
 
 
 @lru_cache(maxsize=64)

@@ -35,7 +35,8 @@ class StepView:
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, beacons: Piece | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `SummaryLayer.update`: keys and values [B, N, M + T, D] that the step's queries may see."""
-        self.made = (key_states, value_states) if beacons is None else beacons
+        # A copy of a window's beacons: as a view they would keep the values of all its tokens.
+        self.made = (key_states, value_states) if beacons is None else (beacons[0], beacons[1].clone())
         if not self.pieces:
             return key_states, value_states
         keys = torch.cat([*(key for key, _ in self.pieces), key_states], dim=2)
@@ -110,13 +111,15 @@ class GradientCache(SummaryCache):
 
     Attributes:
         uniform: whether every step calls the same modules, beacons or not; for several processes in step.
+        defers_norm: whether steps leave the final norm to the caller, who needs it for a few rows only.
     """
 
     layer_type = GradientLayer
 
-    def __init__(self, num_layers: int, uniform: bool = False):
+    def __init__(self, num_layers: int, uniform: bool = False, defers_norm: bool = False):
         super().__init__(num_layers)
         self.uniform = uniform
+        self.defers_norm = defers_norm
 
     def repeat(self, times: int) -> None:
         """Each row `times` over; rows b * times ... b * times + times - 1 follow row b."""

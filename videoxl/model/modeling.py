@@ -53,6 +53,12 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def enable_input_require_grads(self) -> None:
+        """Nothing. peft asks for it, for a kind of checkpointing that is not used here.
+
+        A tower that stands still would keep everything for a way back that nobody needs.
+        """
+
     def get_vision_tower(self) -> nn.Module | None:
         return self.model.vision_tower
 

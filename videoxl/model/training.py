@@ -120,9 +120,10 @@ def training_loss(
         blank.read_text()
         missing -= 1
 
-    cache = GradientCache(len(inner.layers), uniform=options.agree is not None)
+    together = options.agree is not None
+    cache = GradientCache(len(inner.layers), uniform=together, defers_norm=True)
     gaps = _Gaps(options)
-    rows = _LabelledRows()
+    rows = _LabelledRows(keep_all=together)
     reader = _ContextReader(inner, cache, chooser, gaps, _flowing_windows(lengths, inner, options))
     read = 0
     joined = torch.cat(context_targets, dim=1) if context_targets else None
@@ -136,7 +137,7 @@ def training_loss(
         gaps.leave(cache)
     suffix, _ = pad_rows(prompt.suffixes, 0, "right")
     rows.add(inner.text_step(inner.embed_tokens(suffix), cache), suffix_targets)
-    loss = rows.sum_loss(model.lm_head, wanted.head)
+    loss = rows.sum_loss(inner.norm, model.lm_head, wanted.head)
     return loss + blank.total, count, cache
 
 
@@ -225,22 +226,28 @@ class _TrainingRegionReader(RegionReader):
 
 
 class _LabelledRows:
-    """Collects the hidden states that have to predict something; most of a long video has none."""
+    """Collects the hidden states that have to predict something; most of a long video has none.
 
-    def __init__(self):
+    With `keep_all` steps without any stay connected to the loss, so that all of them take part in the way back.
+    """
+
+    def __init__(self, keep_all: bool):
+        self._keep_all = keep_all
         self._rows: list[Tensor] = []
         self._wanted: list[Tensor] = []
 
     def add(self, hidden: Tensor, targets: Tensor) -> None:
-        """hidden [B, t, H], targets [B, t] already shifted."""
+        """hidden [B, t, H] before the final norm, targets [B, t] already shifted."""
         labelled = targets != IGNORE_INDEX
+        if not (self._keep_all or labelled.any()):
+            return
         self._rows.append(hidden[labelled.to(hidden.device)])
         self._wanted.append(targets[labelled])
 
-    def sum_loss(self, head: torch.nn.Module, passes: int) -> Tensor:
+    def sum_loss(self, norm: torch.nn.Module, head: torch.nn.Module, passes: int) -> Tensor:
         """Cross entropy summed over all rows, through `passes` passes of the head."""
         device = self._rows[-1].device
-        rows = torch.cat([part.to(device) for part in self._rows])
+        rows = norm(torch.cat([part.to(device) for part in self._rows]))
         wanted = torch.cat([part.to(device) for part in self._wanted])
         loss = rows.new_zeros((), dtype=torch.float32)
         for index in range(passes):
@@ -262,7 +269,7 @@ class _Blanks:
 
     def __init__(self, model: LlavaQwenForCausalLM):
         self._inner = model.model
-        self._cache = GradientCache(len(model.model.layers), uniform=True)
+        self._cache = GradientCache(len(model.model.layers), uniform=True, defers_norm=True)
         self.total: Tensor | float = 0.0
 
     def keep(self, output: Tensor) -> None:

@@ -52,6 +52,11 @@ def make_data(folder: Path) -> Path:
         },
         {"id": "v0", "video": "short.mp4", "conversations": turns("<image>\nWhat is written?", "Numbers.")},
         {"id": "v1", "video": "long.mp4", "conversations": turns("<image>\nWhat is it?", "Numbers.")},
+        {
+            "id": "later",
+            "image": ["red.png", "green.png"],
+            "conversations": turns("<image>\nWhich colour?", "red") + turns("<image>\nAnd this?", "green"),
+        },
         {"id": "t0", "conversations": turns("Say yes.", "yes")},
     ]
     (folder / "mixed.json").write_text(json.dumps(mixed))

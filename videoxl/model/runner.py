@@ -29,9 +29,6 @@ FRAMES_PER_CHUNK = {"cpu": 8, "cuda": 40}
 Progress = Callable[[int], None]
 """Called with the number of frames read since the last call."""
 
-Merge = Callable[[Tensor, VideoXLConfig], Tensor]
-"""How features of frames or views [F, P, H] become visual tokens [t, H]: `pool_video` or `merge_views`."""
-
 
 @dataclass
 class Region:
@@ -127,23 +124,18 @@ def chunk_frames(model: VideoXLModel) -> int:
     return FRAMES_PER_CHUNK.get(model.vision_tower.device.type, 8)
 
 
-def encode_frames(model: VideoXLModel, pixels: Tensor, merge: Merge | None = None) -> Tensor:
-    """Vision tower, projector and `merge`: [F, 3, S, S] on any device -> [F, P, H] where the decoder's embeddings lie.
+def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
+    """Vision tower and projector: [F, 3, S, S] on any device -> [F, P, H] where the decoder's embeddings lie.
 
-    Features of the tower [F, P, C] only pass the projector. `merge` makes visual tokens [t, H] of the result.
+    Features of the tower [F, P, C] only pass the projector.
     """
     tower = model.vision_tower
     features = pixels.to(tower.device, tower.dtype) if _are_features(pixels, model) else tower(pixels)
-
-    def finish(features: Tensor) -> Tensor:
-        projected = model.mm_projector(features)
-        return projected if merge is None else merge(projected, model.config)
-
     if model.gradient_checkpointing and model.training and torch.is_grad_enabled():
-        # The projector is as wide as the decoder, on four times the tokens that stay after pooling.
-        features = model._gradient_checkpointing_func(finish, features)
+        # As wide as the decoder, on four times the tokens that stay after pooling.
+        features = model._gradient_checkpointing_func(model.mm_projector.__call__, features)
     else:
-        features = finish(features)
+        features = model.mm_projector(features)
     return features.to(model.input_device)
 
 
@@ -151,11 +143,11 @@ def iter_features(model: VideoXLModel, region: Region, progress: Progress | None
     """Visual tokens of a region, [B, t, H] at a time; a video comes in chunks of frames, a picture whole."""
     frames = len(region.pixels[0])
     if region.modality == "image":
-        yield torch.stack([encode_frames(model, views, merge_views) for views in region.pixels])
+        yield torch.stack([merge_views(encode_frames(model, views), model.config) for views in region.pixels])
         return
     chunk = chunk_frames(model)
     for start in range(0, frames, chunk):
-        rows = [encode_frames(model, row[start : start + chunk], pool_video) for row in region.pixels]
+        rows = [pool_video(encode_frames(model, row[start : start + chunk]), model.config) for row in region.pixels]
         yield torch.stack(rows)
         if progress is not None:
             progress(min(chunk, frames - start))

@@ -58,6 +58,7 @@ def make_data(folder: Path) -> Path:
             "conversations": turns("<image>\nWhich colour?", "red") + turns("<image>\nAnd this?", "green"),
         },
         {"id": "t0", "conversations": turns("Say yes.", "yes")},
+        {"id": "t1", "conversations": turns("Say no.", "no")},
     ]
     (folder / "mixed.json").write_text(json.dumps(mixed))
     captions = [

@@ -49,11 +49,11 @@ def train(folder, data, **settings) -> list[float]:
 def test_a_dry_run_tells_plan_memory_and_first_batch_and_writes_no_model(data, tmp_path, capsys):
     assert main(flags(data_path=data / "mixed.json", output_dir=tmp_path / "o", dry_run=True, lora_enable=True)) == 0
     said = capsys.readouterr().out
-    assert "samples      9 (6 image, 1 text, 2 video); unreadable 0" in said
+    assert "samples      10 (6 image, 2 text, 2 video); unreadable 0" in said
     assert "windows of 1440, ratios [2, 4, 8] (step-random)" in said
     assert "memory       about" in said and "learning     mm_language_model" in said
     assert "<|im_end|>\n<|im_start|>]]assistant\n[[" in said  # what is learnt is marked
-    assert "0: 1 samples, 1: 5 samples, 2: 3 samples" in said
+    assert "0: 2 samples, 1: 5 samples, 2: 3 samples" in said
     assert not (tmp_path / "o" / "config.json").exists()
 
 
@@ -224,7 +224,7 @@ def test_a_missing_video_among_few_samples_stops_the_run_before_it_starts(data, 
     (data / "holes.json").write_text(json.dumps(records))
     assert main(flags(data_path=data / "holes.json", output_dir=tmp_path / "o")) == 2
     said = capsys.readouterr().err
-    assert "1 of 9 samples cannot be read" in said and "gone.png" in said and "--max_bad_fraction" in said
+    assert "1 of 10 samples cannot be read" in said and "gone.png" in said and "--max_bad_fraction" in said
 
 
 def test_a_base_without_chat_tokens_is_refused(data, base, tmp_path, capsys):
@@ -241,7 +241,7 @@ def test_a_base_without_chat_tokens_is_refused(data, base, tmp_path, capsys):
 def test_samples_past_the_longest_length_are_left_out_and_named(data, tmp_path, capsys):
     train(tmp_path / "o", data, model_max_length=2000, beacon_ratio="2", max_steps=1)
     said = capsys.readouterr().err
-    assert "1 of 9 samples" in said and "v1, needs" in said
+    assert "1 of 10 samples" in said and "v1, needs" in said
 
 
 # -- training from nothing -------------------------------------------------------------------------------------------

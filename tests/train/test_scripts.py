@@ -21,6 +21,7 @@ from videoxl.model.builder import load_pretrained_model
 pytest.importorskip("deepspeed", reason="needs the extra train")
 CPU = "--use_cpu True --bf16 False --report_to none"
 COMMON = f"{CPU} --image_aspect_ratio anyres --beacon_ratio 2 4 8 --learning_rate 1e-3 --max_steps 3 --logging_steps 1"
+COMMON += " --per_device_train_batch_size 1"
 PORT = 29641
 
 

@@ -65,6 +65,13 @@ class VideoXLModel(Qwen2Model):
         """
         return next(self.embed_tokens.parameters()).device
 
+    def embed_beacon(self) -> Tensor:
+        """The beacon embedding [1, 1, H].
+
+        By a call of the module, not by its weight: DeepSpeed and FSDP gather parameters when a module is called.
+        """
+        return self.beacon_embed_tokens(torch.zeros(1, 1, dtype=torch.long, device=self.input_device))
+
     def text_step(
         self, embeds: Tensor, cache: SummaryCache, position_ids: Tensor | None = None, key_mask: Tensor | None = None
     ) -> Tensor:
@@ -109,8 +116,8 @@ class VideoXLModel(Qwen2Model):
             cache.window_ratios.append(0)
             return hidden
         batch, num_tokens, _ = visual.shape
-        # By a call of the module, not by its weight: DeepSpeed and FSDP gather parameters when a module is called.
-        beacon = self.beacon_embed_tokens(torch.zeros(1, 1, dtype=torch.long, device=visual.device))
+        beacon = cache.beacon if isinstance(cache, GradientCache) else None
+        beacon = self.embed_beacon() if beacon is None else beacon
         beacons = beacon.to(visual.dtype).expand(batch, step.num_beacons, -1)
         grouped = torch.cat([visual, beacons.to(visual.device)], dim=1)
         order, places = _window_indices(num_tokens, step.ratio, step.carry, grouped.device)

@@ -112,6 +112,7 @@ class GradientCache(SummaryCache):
     Attributes:
         uniform: whether every step calls the same modules, beacons or not; for several processes in step.
         defers_norm: whether steps leave the final norm to the caller, who needs it for a few rows only.
+        beacon: the beacon embedding [1, 1, H] for all windows; None: each looks it up.
     """
 
     layer_type = GradientLayer
@@ -120,6 +121,7 @@ class GradientCache(SummaryCache):
         super().__init__(num_layers)
         self.uniform = uniform
         self.defers_norm = defers_norm
+        self.beacon: torch.Tensor | None = None
 
     def repeat(self, times: int) -> None:
         """Each row `times` over; rows b * times ... b * times + times - 1 follow row b."""

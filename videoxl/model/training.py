@@ -112,31 +112,31 @@ def training_loss(
         features = [torch.cat(list(iter_features(inner, region)), dim=1) for region in regions]
         blank.encode(wanted.vision - mine.vision)
         for feature in features:
-            blank.keep(
-                feature[:, :1]
-            )  # a region that no gradient reaches would leave its passes out of the backward pass
+            blank.keep(feature[:, :1])  # else a region that no gradient reaches would not take part in the way back
+    texts, suffix = _embed_once(inner, shared, prompt.suffixes)
+    together = options.agree is not None
+    beacon = inner.embed_beacon() if inner.config.enable_beacon or together else None
     missing = wanted.decoder - mine.decoder
     if not regions and missing:
-        blank.read_text()
+        blank.read_text(suffix[:1, :1], beacon)
         missing -= 1
 
-    together = options.agree is not None
     cache = GradientCache(len(inner.layers), uniform=together, defers_norm=True)
+    cache.beacon = beacon
     gaps = _Gaps(options)
     rows = _LabelledRows(keep_all=together)
     reader = _ContextReader(inner, cache, chooser, gaps, _flowing_windows(lengths, inner, options))
     read = 0
     joined = torch.cat(context_targets, dim=1) if context_targets else None
-    for hidden in reader.read(shared, regions, features):
+    for hidden in reader.read(texts, regions, features):
         rows.add(hidden, joined[:, read : read + hidden.shape[1]])
         read += hidden.shape[1]
-    blank.read_windows(missing)
+    blank.read_windows(missing, beacon)
     if times > 1:
         cache.repeat(times)
     if regions:
         gaps.leave(cache)
-    suffix, _ = pad_rows(prompt.suffixes, 0, "right")
-    rows.add(inner.text_step(inner.embed_tokens(suffix), cache), suffix_targets)
+    rows.add(inner.text_step(suffix, cache), suffix_targets)
     loss = rows.sum_loss(inner.norm, model.lm_head, wanted.head)
     return loss + blank.total, count, cache
 
@@ -149,6 +149,16 @@ def _context_rows(prompt: Prompt, times: int) -> list[Tensor]:
     if any(not torch.equal(text, first.repeat_interleave(times, dim=0)) for text, first in zip(prompt.texts, firsts)):
         raise BatchError("questions that share a video need the same text before it")
     return firsts
+
+
+def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Embeddings of all text in one call, however many pieces it comes in: `texts` and the padded suffix, [B, t, H]."""
+    padded, _ = pad_rows(suffixes, 0, "right")
+    pieces = [*texts, padded]
+    embedded = inner.embed_tokens(torch.cat([piece.flatten() for piece in pieces]))
+    parts = embedded.split([piece.numel() for piece in pieces])
+    shaped = [part.view(*piece.shape, embedded.shape[1]) for part, piece in zip(parts, pieces)]
+    return shaped[:-1], shaped[-1]
 
 
 def _count_passes(
@@ -200,12 +210,12 @@ class _ContextReader:
         self.flowing = flowing
 
     def read(self, texts: list[Tensor], regions: list[Region], features: list[Tensor] | None):
-        """Yields hidden states [B, t, H] of the expanded tokens, step by step."""
+        """texts: embeddings [B, t, H]. Yields hidden states [B, t, H] of the expanded tokens, step by step."""
         for index, (text, region) in enumerate(zip(texts, regions)):
             if text.shape[1]:
                 if index:
                     self.gaps.leave(self.cache)
-                yield self.inner.text_step(self.inner.embed_tokens(text), self.cache)
+                yield self.inner.text_step(text, self.cache)
             reader = _TrainingRegionReader(self, index)
             for part in iter_features(self.inner, region) if features is None else [features[index]]:
                 yield from reader.push(part)
@@ -281,11 +291,12 @@ class _Blanks:
             pixels = torch.zeros(1, 3, tower.image_size, tower.image_size, device=tower.device)
             self.keep(encode_frames(self._inner, pixels))
 
-    def read_text(self) -> None:
-        ids = torch.zeros(1, 1, dtype=torch.long, device=self._inner.input_device)
-        self.keep(self._inner.text_step(self._inner.embed_tokens(ids), self._cache))
+    def read_text(self, embeds: Tensor, beacon: Tensor | None) -> None:
+        self._cache.beacon = beacon
+        self.keep(self._inner.text_step(embeds, self._cache))
 
-    def read_windows(self, passes: int) -> None:
+    def read_windows(self, passes: int, beacon: Tensor | None) -> None:
+        self._cache.beacon = beacon
         config, weight = self._inner.config, next(self._inner.norm.parameters())
         ratio = max(config.active_ratios)
         tokens = torch.zeros(1, ratio or 1, config.hidden_size, dtype=weight.dtype, device=weight.device)

@@ -146,6 +146,35 @@ def test_passes_of_a_step_come_in_one_order(sample):
     assert order.count("beacons") == 4  # text calls them too, on no rows
 
 
+def test_whatever_a_prompt_looks_like_the_same_modules_are_called_in_the_same_order(tiny):
+    """DeepSpeed compares the calls of all modules between processes, one by one."""
+    _, model, _ = tiny
+    model.train().config.beacon_ratio = [8]
+    calls: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    picture, film = random_pixels(1), random_pixels(12)
+    prompts = {
+        "text": (torch.tensor([[5, 6, 7]]), [], []),
+        "video": (with_regions([5, 6], [7]), [film], ["video"]),
+        "pictures": (with_regions([5, 6], [], [7]), [picture] * 2, ["image"] * 2),
+        "pictures apart": (with_regions([5, 6], [7, 8], [9]), [picture] * 2, ["image"] * 2),
+        "picture first": (with_regions([], [7, 8]), [picture], ["image"]),
+    }
+    seen = {}
+    for name, (ids, images, modalities) in prompts.items():
+        calls.clear()
+        options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(3, 6, 2)))
+        output = model(
+            input_ids=ids, labels=ids.clone(), images=images, modalities=modalities, training_options=options
+        )
+        output.loss.backward()
+        seen[name] = list(calls)
+    assert len(seen["text"]) > 300
+    for name in prompts:
+        assert seen[name] == seen["text"], name
+
+
 def test_truncation_stops_gradients_at_the_windows_that_are_named(sample):
     model, arguments = sample
     arguments["images"] = [random_pixels(32)]  # four windows, the last of two frames

@@ -155,6 +155,16 @@ def test_zero2_zero3_data_parallel_fsdp2_and_one_process_give_the_same_losses(da
         assert min(close) > 0.95, name
 
 
+def test_adapters_under_zero3_learn_as_in_one_process(data, tmp_path):
+    extra = "--lora_enable True --lora_r 4 --lora_dropout 0 --max_steps 5"
+    one = launch(tmp_path / "one", data, f"{extra} --gradient_accumulation_steps 2", launcher="python")
+    assert launch(tmp_path / "zero3", data, extra, deepspeed="zero3") == pytest.approx(one, abs=5e-3)
+    _, left, _, _ = load_pretrained_model(tmp_path / "one", TINY, device_map="cpu", torch_dtype=torch.float32)
+    _, right, _, _ = load_pretrained_model(tmp_path / "zero3", TINY, device_map="cpu", torch_dtype=torch.float32)
+    for (name, a), b in zip(left.named_parameters(), right.parameters()):
+        assert torch.isclose(a, b, atol=5e-3).float().mean() > 0.95, name
+
+
 def test_beacons_that_a_base_lacks_start_as_copies_under_zero3(data, base, tmp_path):
     extra = f"--vision_tower {base[1]} --learning_rate 0 --max_steps 1"
     launch(tmp_path / "o", data, extra, deepspeed="zero3", model=base[0])

@@ -123,10 +123,14 @@ class VideoXLModel(Qwen2Model):
         order, places = _window_indices(num_tokens, step.ratio, step.carry, grouped.device)
         stored, first = cache.get_query_offset(), cache.next_position
         in_memory = first + torch.arange(step.num_beacons, device=grouped.device).unsqueeze(0)
-        window = WindowLayout(num_tokens, order, places, self.rotary_emb(grouped, in_memory))
-        mask = build_mask(self.config._attn_implementation, len(places), stored + len(places), None, grouped)
         positions = (first + places).unsqueeze(0)
-        hidden = self._run(grouped, positions, cache, mask, window=window).last_hidden_state
+        # One call for both kinds of positions: a window must call the same modules as text (see `GradientCache`).
+        tables = self.rotary_emb(grouped, torch.cat([positions, in_memory], dim=1))
+        rope, memory_rope = zip(*(table.split([len(places), step.num_beacons], dim=1) for table in tables))
+        window = WindowLayout(num_tokens, order, places, memory_rope)
+        mask = build_mask(self.config._attn_implementation, len(places), stored + len(places), None, grouped)
+        extra = {"rope": rope} if isinstance(cache, GradientCache) else {}
+        hidden = self._run(grouped, positions, cache, mask, window=window, **extra).last_hidden_state
         cache.compact(num_tokens, step.ratio)
         return hidden[:, :num_tokens]
 
@@ -152,10 +156,11 @@ class VideoXLModel(Qwen2Model):
         cache: GradientCache,
         mask: Tensor | None,
         window: WindowLayout | None = None,
+        rope: tuple[Tensor, Tensor] | None = None,
         **_,
     ) -> BaseModelOutputWithPast:
         """The same layers, each a pure function of its input and the cache's pieces, so that it can be run again."""
-        rope = self.rotary_emb(embeds, position_ids)
+        rope = self.rotary_emb(embeds, position_ids) if rope is None else rope
         is_text = window is None
         if is_text and cache.uniform:
             window = WindowLayout(embeds.shape[1])

@@ -116,6 +116,13 @@ def training_loss(
     texts, suffix = _embed_once(inner, shared, prompt.suffixes)
     together = options.agree is not None
     beacon = inner.embed_beacon() if inner.config.enable_beacon or together else None
+    if together and torch.is_grad_enabled():
+        features = [_on_the_way_back(feature) for feature in features]
+        texts, suffix, beacon = (
+            [_on_the_way_back(text) for text in texts],
+            _on_the_way_back(suffix),
+            _on_the_way_back(beacon),
+        )
     missing = wanted.decoder - mine.decoder
     if not regions and missing:
         blank.read_text(suffix[:1, :1], beacon)
@@ -159,6 +166,11 @@ def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: list[Tensor]
     parts = embedded.split([piece.numel() for piece in pieces])
     shaped = [part.view(*piece.shape, embedded.shape[1]) for part, piece in zip(parts, pieces)]
     return shaped[:-1], shaped[-1]
+
+
+def _on_the_way_back(embeds: Tensor) -> Tensor:
+    """An input that asks for a gradient even if nothing behind it learns, so that all steps go the same way back."""
+    return embeds if embeds.requires_grad else embeds.detach().requires_grad_()
 
 
 def _count_passes(
@@ -300,6 +312,7 @@ class _Blanks:
         config, weight = self._inner.config, next(self._inner.norm.parameters())
         ratio = max(config.active_ratios)
         tokens = torch.zeros(1, ratio or 1, config.hidden_size, dtype=weight.dtype, device=weight.device)
+        tokens = _on_the_way_back(tokens)
         for _ in range(passes):
             self.keep(self._inner.window_step(tokens, self._cache, WindowStep(0, tokens.shape[1], ratio, 0)))
         # The keys and values that nobody reads, too: DeepSpeed counts the outputs of a module that gradients reach.

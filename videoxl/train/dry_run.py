@@ -52,16 +52,19 @@ def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: Trainin
     rows = longest + (visual // smallest if smallest else 0)
     window_rows = min(rows, config.beacon_window * 2)
     kv = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
-    per_row = config.num_hidden_layers * (config.hidden_size + kv)
+    per_row = config.num_hidden_layers * config.hidden_size
     work = window_rows * (6 * config.hidden_size + 4 * config.intermediate_size)
     if not training.checkpoint_windows:
         per_row += config.num_hidden_layers * (5 * config.hidden_size + 3 * config.intermediate_size)
     logits = 3 * 4 * config.vocab_size * min(1024, max((plan.suffix for plan in dataset.plans), default=0))
     batch = training.per_device_train_batch_size
-    activations = batch * (rows * per_row + 2 * visual * config.hidden_size + work) * size + batch * logits
+    kept = config.num_hidden_layers * kv * (longest - visual + (visual // smallest if smallest else visual))
+    activations = batch * (rows * per_row + kept + 2 * visual * config.hidden_size + work) * size + batch * logits
+    # Without DeepSpeed weights that learn are float32, and autocast keeps them in 16 bits for a pass as well.
+    casts = learning * size if not stage and size < 4 else 0
     sharded = world if stage >= 3 else 1
     return TrainingMemory(
-        weights=all_bytes // sharded if not (offload and stage >= 3) else 0,
+        weights=all_bytes // sharded + casts if not (offload and stage >= 3) else 0,
         gradients=learning * (size if stage else 4) // (world if stage >= 2 else 1),
         optimizer=0 if offload else learning * (_ADAM if stage else 8) // (world if stage else 1),
         activations=activations,

@@ -171,11 +171,12 @@ def test_bad_samples_are_written_down_counted_and_limited(tmp_path):
     assert log.number == 2
     lines = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
     assert lines == [{"id": "a", "reason": "broken"}, {"id": "b", "reason": "gone"}]
-    resumed = BadSamples(tmp_path, total=300, max_fraction=0.01)
+    resumed = BadSamples(tmp_path, total=300, max_fraction=0.01, resumed=True)
     assert resumed.number == 2
     resumed.add([("c", "cut")])
     with pytest.raises(DataError, match=r"4 of 300 samples cannot be read.*0\.01"):
         resumed.add([("d", "cut")])
+    assert BadSamples(tmp_path, total=300, max_fraction=0.01).number == 0  # a new run starts a new log
 
 
 def test_a_batch_pads_rows_on_the_right(parts, data):

@@ -81,7 +81,10 @@ def test_a_finished_run_is_not_replaced_unless_asked(data, tmp_path, capsys):
     assert main(flags(data_path=data / "mixed.json", output_dir=tmp_path / "o", max_steps=1)) == 2
     assert "holds a finished run" in capsys.readouterr().err
     assert (tmp_path / "o" / "model.safetensors").stat().st_mtime_ns == before
-    train(tmp_path / "o", data, max_steps=1, overwrite_output_dir=True)
+    (tmp_path / "o" / "checkpoint-90").mkdir()  # of the earlier run: newer by its name
+    settings = {"overwrite_output_dir": True, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    train(tmp_path / "o", data, max_steps=2, **settings)
+    assert [path.name for path in (tmp_path / "o").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 def test_a_run_that_is_killed_goes_on_with_the_same_losses(data, tmp_path):
@@ -204,6 +207,7 @@ def grid(**changes):
         (grid(), "multiples of 336; it holds (336, 500)"),
         ({"model_max_length": 40}, "no sample of"),
         ({"deepspeed": "nowhere.json"}, "no such file"),
+        ({"resume_from_checkpoint": "nowhere"}, "no checkpoint folder"),
         ({"cache_features": "features", "unfreeze_mm_vision_tower": True}, "a vision tower that stands still"),
     ],
 )

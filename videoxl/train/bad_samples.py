@@ -18,15 +18,20 @@ class BadSamples:
         reasons: by id.
     """
 
-    def __init__(self, folder: Path, total: int, max_fraction: float):
+    def __init__(self, folder: Path, total: int, max_fraction: float, resumed: bool = False, owner: bool = True):
         """Args:
         total: samples in all. max_fraction: the share of them that may be unreadable.
+        resumed: go on with the log that is there; otherwise it belongs to an earlier run and is replaced.
+        owner: whether this process may remove the log; one of several.
         """
         self.path = folder / FILE
         self.total = total
         self.max_fraction = max_fraction
         self.reasons: dict[str, str] = {}
-        if self.path.is_file():  # a run that is resumed
+        if not resumed:
+            if owner:
+                self.path.unlink(missing_ok=True)
+        elif self.path.is_file():
             for line in self.path.read_text().splitlines():
                 entry = json.loads(line)
                 self.reasons[entry["id"]] = entry["reason"]
@@ -35,8 +40,8 @@ class BadSamples:
     def number(self) -> int:
         return len(self.reasons)
 
-    def add(self, entries: Iterable[tuple[str, str]]) -> None:
-        """Write down (id, reason) of samples that are not known yet.
+    def add(self, entries: Iterable[tuple[str, str]], write: bool = True) -> None:
+        """Count (id, reason) of samples that are not known yet, and `write` them down.
 
         Raises:
             DataError: more than `max_fraction` of all samples cannot be read.
@@ -46,9 +51,10 @@ class BadSamples:
             return
         self.reasons |= new
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            for name, reason in new.items():
-                file.write(json.dumps({"id": name, "reason": reason}) + "\n")
+        if write:
+            lines = [json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in new.items()]
+            with self.path.open("a") as file:
+                file.writelines(lines)
         if self.number > self.max_fraction * self.total:
             listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:5])
             raise DataError(

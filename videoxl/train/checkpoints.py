@@ -23,6 +23,8 @@ from videoxl.train.vision_classes import VisionClassifier
 STAGING = ".saving"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 PROJECTOR_FILE = "mm_projector.bin"
+_STATE_FILE = "trainer_state.json"
+_RESULT_FILES = ("config.json", PROJECTOR_FILE, "adapter_config.json")  # any of them says that a run has ended
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -35,7 +37,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def holds_result(folder: Path) -> bool:
     """Whether a run into this folder has come to its end."""
-    return any((folder / name).is_file() for name in ("config.json", PROJECTOR_FILE, "adapter_config.json"))
+    return any((folder / name).is_file() for name in _RESULT_FILES)
 
 
 class StagedCheckpoints:
@@ -134,7 +136,7 @@ def _in_16_bits(state: dict[str, torch.Tensor], args) -> dict[str, torch.Tensor]
 def _publish(staging: Path, folder: Path) -> None:
     """Move files to the output folder; the configuration last, since it is what makes a folder a checkpoint."""
     _flush(staging)
-    files = sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json"))
+    files = sorted(staging.iterdir(), key=lambda path: path.name in _RESULT_FILES)
     for path in files:
         path.replace(folder / path.name)
     staging.rmdir()
@@ -156,12 +158,19 @@ def _wait() -> None:
         dist.barrier()
 
 
-def find_resumable(folder: Path, overwrite: bool) -> Path | None:
+def choose_checkpoint(folder: Path, named: str | None, overwrite: bool) -> Path | None:
     """The checkpoint that a run into `folder` goes on from; None: it starts anew.
 
+    Args:
+        named: `--resume_from_checkpoint`: a folder, or None (as well as True and last) for the newest there is.
+
     Raises:
-        ArgumentError: the folder holds a finished run.
+        ArgumentError: the folder holds a finished run, or the named checkpoint is none.
     """
+    if named not in (None, "True", "true", "last"):
+        if not (Path(named) / _STATE_FILE).is_file():
+            raise ArgumentError(f"--resume_from_checkpoint {named}: that is no checkpoint folder of a run")
+        return Path(named)
     if holds_result(folder):
         if not overwrite:
             raise ArgumentError(
@@ -171,3 +180,11 @@ def find_resumable(folder: Path, overwrite: bool) -> Path | None:
         return None
     checkpoints = list_checkpoints(folder)
     return checkpoints[-1] if checkpoints else None
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what an earlier run left, which `--overwrite_output_dir` allows: its checkpoints, and its result."""
+    for path in (*list_checkpoints(folder), folder / STAGING):
+        shutil.rmtree(path, ignore_errors=True)
+    for name in (*_RESULT_FILES, _STATE_FILE, "loss.png"):
+        (folder / name).unlink(missing_ok=True)

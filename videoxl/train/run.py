@@ -14,14 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from transformers import set_seed
 
 from videoxl.errors import DataError, VideoXLError
 from videoxl.model.configuration import VideoXLConfig, check_config
+from videoxl.model.vision_tower import build_vision_tower
 from videoxl.train.adapters import base_of
 from videoxl.train.arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments
-from videoxl.train.checkpoints import find_resumable, save_result
+from videoxl.train.bad_samples import BadSamples
+from videoxl.train.checkpoints import choose_checkpoint, clear_run, save_result
 from videoxl.train.dataset import VideoXLDataset, encode_record
 from videoxl.train.dry_run import describe_run
 from videoxl.train.feature_cache import FeatureCache
@@ -39,7 +42,7 @@ def train(arguments: Sequence[str]) -> None:
     model_args, data_args, args = parse_command_line(arguments)
     check_arguments(model_args, data_args, args)
     output = Path(args.output_dir)
-    checkpoint = args.resume_from_checkpoint or find_resumable(output, args.overwrite_output_dir or args.dry_run)
+    checkpoint = choose_checkpoint(output, args.resume_from_checkpoint, args.overwrite_output_dir or args.dry_run)
     if args.train_task == "vision_classes":
         model_args.mm_tunable_parts = "mm_vision_tower"
     set_seed(args.seed)
@@ -49,9 +52,9 @@ def train(arguments: Sequence[str]) -> None:
     tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.version, args.model_max_length)
     sources = [source for source in (data_args.data_path, data_args.eval_data) if source]
     records = [_read(source, model_args, data_args, args) for source in sources]
-    model = build_model(config, model_args, args)
-    image_processor = load_image_processor(base_of(model), model_args.model_name_or_path)
-    check_vocabulary(base_of(model), tokenizer)
+    with torch.device("meta"):
+        tower = build_vision_tower(config)  # its geometry; no weights yet
+    image_processor = load_image_processor(config, model_args.model_name_or_path, tower.image_size)
 
     datasets = []
     for source, part in zip(sources, records):
@@ -74,25 +77,33 @@ def train(arguments: Sequence[str]) -> None:
                 image_processor,
                 config,
                 choice,
-                base_of(model).model.vision_tower.num_patches,
+                tower.num_patches,
                 model_args.version,
                 data_args.video_timeout,
                 args.model_max_length,
             )
         )
         _report_left_out(datasets[-1], source, args)
+    total, first = len(datasets[0]) + len(datasets[0].unreadable), args.process_index == 0
+    bad_samples = BadSamples(output, total, data_args.max_bad_fraction, checkpoint is not None, first)
+    bad_samples.add(datasets[0].unreadable, write=first)
+
+    model = build_model(config, model_args, args)
+    check_vocabulary(base_of(model), tokenizer)
     if args.train_task == "vision_classes":
         model = VisionClassifier(model, datasets[0].class_names)
     if data_args.cache_features and not args.dry_run:
         _use_features(datasets, base_of(model), data_args, args, config)
 
+    if checkpoint is None and args.overwrite_output_dir and not args.dry_run and first:
+        clear_run(output)
     trainer = VideoXLTrainer(
         model=model,
         args=args,
         train_dataset=datasets[0],
         eval_dataset=datasets[1] if len(datasets) > 1 else None,
         image_processor=image_processor,
-        max_bad_fraction=data_args.max_bad_fraction,
+        bad_samples=bad_samples,
     )
     if args.dry_run:
         if trainer.is_world_process_zero():

@@ -170,12 +170,12 @@ def _fill_tower(model: LlavaQwenForCausalLM, named: str | None, base: str) -> No
     load_tower_weights(model.model.vision_tower, folder)
 
 
-def load_image_processor(model: LlavaQwenForCausalLM, base: str) -> VideoXLImageProcessor:
+def load_image_processor(config: VideoXLConfig, base: str, image_size: int) -> VideoXLImageProcessor:
     """The base's or the tower's preprocessing; CLIP's where neither folder holds one."""
-    for folder in (Path(base), find_tower_folder(model.config, base)):
+    for folder in (Path(base), find_tower_folder(config, base)):
         if folder is not None and (folder / "preprocessor_config.json").is_file():
             return VideoXLImageProcessor.from_pretrained(folder)
-    return VideoXLImageProcessor(model.model.vision_tower.image_size)
+    return VideoXLImageProcessor(image_size)
 
 
 def check_vocabulary(model: LlavaQwenForCausalLM, tokenizer) -> None:

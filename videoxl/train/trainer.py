@@ -45,7 +45,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         train_dataset: VideoXLDataset,
         image_processor: VideoXLImageProcessor,
         eval_dataset: VideoXLDataset | None = None,
-        max_bad_fraction: float = 0.01,
+        bad_samples: BadSamples | None = None,
         **kwargs,
     ):
         super().__init__(
@@ -59,9 +59,8 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         self.image_processor = image_processor
         config = base_of(model).config
         self.meter = Meter(config.active_ratios)
-        total = len(train_dataset.records) + len(train_dataset.unreadable)
-        self.bad_samples = BadSamples(Path(args.output_dir), total, max_bad_fraction)
-        self.bad_samples.add(train_dataset.unreadable)
+        # As long as nobody says what the data set lacks, nothing that cannot be read is forgiven.
+        self.bad_samples = bad_samples or BadSamples(Path(args.output_dir), len(train_dataset), 0.0)
 
     # -- batches -------------------------------------------------------------------------------------------------
 

@@ -156,6 +156,37 @@ def test_questions_that_share_a_video_count_its_text_once(parts, data, tmp_path)
     assert (second != IGNORE_INDEX).any()
 
 
+def test_questions_with_different_text_before_their_video_are_named(parts, data, tmp_path):
+    later = [*turns("Hello.", "Hello."), *turns("<image>\nTwo?", "2")]
+    record = {"id": "odd", "video": "short.mp4", "conversations": [turns("<image>\nOne?", "1"), later]}
+    (tmp_path / "r.json").write_text(json.dumps([record]))
+    with pytest.raises(DataError, match="'odd': its conversations have different text before"):
+        make_dataset(parts, tmp_path / "r.json")
+
+
+def test_where_a_whole_shape_is_unreadable_a_neighbour_takes_its_place(parts, data, tmp_path):
+    shutil.copytree(data, tmp_path / "d")
+    source = tmp_path / "d" / "mixed.json"
+    dataset = make_dataset(parts, source)
+    for colour in ("red", "green", "blue"):
+        path = tmp_path / "d" / f"{colour}.png"
+        path.write_bytes(path.read_bytes()[:400])
+    numbers = [i for i, record in enumerate(dataset.records) if record.id in ("p0", "p1")]
+    found = [dataset[(0, number)] for number in numbers]
+    assert len({sample.id for sample in found}) == 1  # one for both, so that a batch keeps one plan
+    assert {"p0", "p1", "p2"} <= {name for name, _ in found[0].bad}
+
+
+def test_classes_are_numbered_as_in_the_training_data(parts, data):
+    dataset = make_dataset(parts, data / "mixed.json")
+    dataset.class_names = {"colour": ["red"]}
+    dataset.use_classes({"colour": ["blue", "red"]})
+    assert dataset.class_names["colour"].index("red") == 1
+    dataset.class_names = {"colour": ["green"]}
+    with pytest.raises(DataError, match="that the training data lacks"):
+        dataset.use_classes({"colour": ["blue", "red"]})
+
+
 def test_evidence_becomes_frames(parts, data, tmp_path):
     record = {"video": "long.mp4", "evidence": [[2.5, 4.0]], "conversations": turns("<image>\n?", "1")}
     (tmp_path / "r.json").write_text(json.dumps([record]))

@@ -74,6 +74,7 @@ def test_methods_that_video_xl_does_not_contain_are_refused(tmp_path, flag):
         ("--model_name_or_path m --data_path d --bits 4", "cannot be trained; add --lora_enable"),
         ("--model_name_or_path m --data_path d --eval_generation True", "name them with --eval_data"),
         ("--model_name_or_path m --data_path d --bptt_windows 0", "at least 1"),
+        ("--model_name_or_path m --data_path d --eval_strategy epoch", "needs --eval_data"),
         ("--model_name_or_path m --data_path d --max_bad_fraction 2", "between 0 and 1"),
         ("--model_name_or_path m --data_path d --deepspeed configs/deepspeed/zero3.json --bptt_windows 2", "ZeRO-3"),
     ],

@@ -178,6 +178,12 @@ def test_evaluation_gives_loss_and_exact_matches_at_a_fixed_ratio(data, tmp_path
     assert found["eval_loss"] > 0.2 and found["eval_tokens"] > 10
 
 
+def test_evaluation_data_alone_is_evaluated_at_the_end(data, tmp_path):
+    train(tmp_path / "o", data, max_steps=1, eval_data=data / "captions.json")
+    history = json.loads((tmp_path / "o" / "trainer_state.json").read_text())["log_history"]
+    assert sum("eval_loss" in entry for entry in history) == 1
+
+
 def test_samples_that_break_while_training_are_replaced_and_counted(data, tmp_path):
     folder = tmp_path / "d"
     shutil.copytree(data, folder)

@@ -42,6 +42,7 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None) -> DecodeStep | N
         and model.config._attn_implementation == "sdpa"
         and getattr(model, "hf_quantizer", None) is None  # its kernels may not be capturable
         and not hasattr(model.model.layers[0], "_hf_hook")  # accelerate moves tensors between devices
+        and not (hasattr(weight, "ds_id") or hasattr(weight, "_local_tensor"))  # spread by DeepSpeed or FSDP
     )
     if not applies:
         return None

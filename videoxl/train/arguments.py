@@ -138,6 +138,9 @@ class TrainingArguments(transformers.TrainingArguments):
         has_new_name = any(entry.name == "activation_checkpointing" for entry in fields(transformers.TrainingArguments))
         self.gradient_checkpointing = None if has_new_name else False
         super().__post_init__()
+        # One process uses one device: transformers would copy the model to all GPUs it sees and split every video.
+        _ = self.device  # counts the GPUs
+        self._n_gpu = min(self._n_gpu, 1)
 
 
 def check_arguments(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:
@@ -177,6 +180,12 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
         )
     if training.eval_generation and not data.eval_data:
         raise ArgumentError("--eval_generation needs questions: name them with --eval_data")
+    if training.eval_strategy != "no" and not data.eval_data:
+        raise ArgumentError(f"--eval_strategy {training.eval_strategy.value} needs --eval_data")
+    if data.cache_features and shards_parameters(training):
+        raise ArgumentError(
+            "--cache_features does not work with ZeRO-3 or FSDP, which need every process to run the tower"
+        )
     if training.eval_generation and model.version != "qwen_1_5":
         raise ArgumentError("--eval_generation asks questions in the chat format; it needs --version qwen_1_5")
     if training.bptt_windows is not None and shards_parameters(training):

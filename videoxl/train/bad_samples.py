@@ -33,15 +33,22 @@ class BadSamples:
                 self.path.unlink(missing_ok=True)
         elif self.path.is_file():
             for line in self.path.read_text().splitlines():
-                entry = json.loads(line)
-                self.reasons[entry["id"]] = entry["reason"]
+                try:
+                    entry = json.loads(line)
+                    self.reasons[entry["id"]] = entry["reason"]
+                except (ValueError, KeyError):
+                    continue  # half a line of a process that was killed
+        self._found_before = len(self.reasons)
 
     @property
     def number(self) -> int:
         return len(self.reasons)
 
-    def add(self, entries: Iterable[tuple[str, str]], write: bool = True) -> None:
+    def add(self, entries: Iterable[tuple[str, str]], write: bool = True, known_to_all: bool = False) -> None:
         """Count (id, reason) of samples that are not known yet, and `write` them down.
+
+        Args:
+            known_to_all: every process adds these, so that they count once.
 
         Raises:
             DataError: more than `max_fraction` of all samples cannot be read.
@@ -50,14 +57,25 @@ class BadSamples:
         if not new:
             return
         self.reasons |= new
+        if known_to_all:
+            self._found_before = self.number
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if write:
             lines = [json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in new.items()]
             with self.path.open("a") as file:
                 file.writelines(lines)
-        if self.number > self.max_fraction * self.total:
+        self.check(self.number)
+
+    @property
+    def found_here(self) -> int:
+        """Samples that this process found itself."""
+        return self.number - self._found_before
+
+    def check(self, number: int) -> None:
+        """Raise `DataError` if `number` samples are too many."""
+        if number > self.max_fraction * self.total:
             listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:5])
             raise DataError(
-                f"{self.number} of {self.total} samples cannot be read, more than the share of {self.max_fraction:g} "
+                f"{number} of {self.total} samples cannot be read, more than the share of {self.max_fraction:g} "
                 f"that --max_bad_fraction allows; all of them are in {self.path}. The first:\n{listed}"
             )

@@ -61,7 +61,7 @@ class VideoXLDataset(Dataset):
 
     Attributes:
         records: those that can be used. plans: the shape of each.
-        skipped: (id, reason) of records that were left out.
+        unreadable: (id, reason), too_long: (id, decoder positions) of records that were left out.
     """
 
     def __init__(
@@ -118,6 +118,14 @@ class VideoXLDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
+    def use_classes(self, names: dict[str, list[str]]) -> None:
+        """Number classes as another data set does. Raises `DataError` for classes that it does not have."""
+        for name, classes in self.class_names.items():
+            unknown = sorted(set(classes) - set(names.get(name, [])))
+            if unknown:
+                raise DataError(f"the evaluation data has classes of {name!r} that the training data lacks: {unknown}")
+        self.class_names = names
+
     def __getitem__(self, key: SampleKey) -> Sample:
         """The sample of (epoch, index), or another of the same shape with `bad` filled in.
 
@@ -143,9 +151,9 @@ class VideoXLDataset(Dataset):
         alike = self._alike[self.plans[index].key]
         place = alike.index(index)
         candidates = [*alike[place:], *alike[:place]]
-        if len(alike) == 1:
-            candidates += [(index + step) % len(self) for step in range(1, min(len(self), 32))]
-        return candidates
+        # From the first of its like on, so that all rows of a batch take the same one.
+        near = [(alike[0] + step) % len(self) for step in range(1, min(len(self), 32))]
+        return [*candidates, *(number for number in near if number not in alike)]
 
     def _read(self, record: Record, index: int, epoch: int) -> Sample:
         visual, evidence = [], []

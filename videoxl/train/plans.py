@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from videoxl.constants import IMAGE_TOKEN_INDEX
+from videoxl.errors import DataError
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.plan import check_ratios
 
@@ -65,9 +66,14 @@ def text_shape(encoded: Iterable[tuple[list[int], list[int]]]) -> tuple[list[int
     """`texts`, `suffix` and `questions` of a plan, from a record's conversations as token ids with placeholders."""
     texts: list[int] = []
     suffix = questions = 0
+    shared: list[int] | None = None
     for ids, _ in encoded:
         places = [-1, *(place for place, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX)]
         texts = [right - left - 1 for left, right in zip(places, places[1:])]
+        before = ids[: places[-1] + 1]
+        if shared is not None and before != shared:
+            raise DataError("its conversations have different text before the visual input that they share")
+        shared = before
         suffix = max(suffix, len(ids) - places[-1] - 1)
         questions += 1
     return texts, suffix, questions

@@ -85,18 +85,19 @@ def train(arguments: Sequence[str]) -> None:
         )
         _report_left_out(datasets[-1], source, args)
     total, first = len(datasets[0]) + len(datasets[0].unreadable), args.process_index == 0
-    bad_samples = BadSamples(output, total, data_args.max_bad_fraction, checkpoint is not None, first)
-    bad_samples.add(datasets[0].unreadable, write=first)
+    writes = first and not args.dry_run
+    bad_samples = BadSamples(output, total, data_args.max_bad_fraction, checkpoint is not None, writes)
+    bad_samples.add(datasets[0].unreadable, writes, known_to_all=True)
 
     model = build_model(config, model_args, args)
     check_vocabulary(base_of(model), tokenizer)
     if args.train_task == "vision_classes":
         model = VisionClassifier(model, datasets[0].class_names)
+        for dataset in datasets[1:]:
+            dataset.use_classes(datasets[0].class_names)
     if data_args.cache_features and not args.dry_run:
         _use_features(datasets, base_of(model), data_args, args, config)
 
-    if checkpoint is None and args.overwrite_output_dir and not args.dry_run and first:
-        clear_run(output)
     trainer = VideoXLTrainer(
         model=model,
         args=args,
@@ -111,7 +112,11 @@ def train(arguments: Sequence[str]) -> None:
         return
     if checkpoint is not None and trainer.is_world_process_zero():
         print(f"going on from {checkpoint}", file=sys.stderr)
+    if checkpoint is None and args.overwrite_output_dir and first:
+        clear_run(output)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    if len(datasets) > 1 and args.eval_strategy == "no":
+        trainer.evaluate()
     save_result(trainer, tokenizer, image_processor)
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(output / "trainer_state.json"))
@@ -144,7 +149,11 @@ def _report_left_out(dataset: VideoXLDataset, source: str, args: TrainingArgumen
 def _use_features(
     datasets: list[VideoXLDataset], model, data_args: DataArguments, args: TrainingArguments, config: VideoXLConfig
 ) -> None:
-    rule = f"{data_args.video_fps} {data_args.frames_upbound} {config.image_aspect_ratio} {config.image_grid_pinpoints}"
+    processor = datasets[0].image_processor
+    rule = (
+        f"{data_args.video_fps} {data_args.frames_upbound} {config.image_aspect_ratio} {config.image_grid_pinpoints} "
+    )
+    rule += f"{config.mm_vision_select_layer} {processor.side} {processor.image_mean} {processor.image_std}"
     cache = FeatureCache(Path(data_args.cache_features), model, rule)
     for dataset in datasets:
         cache.fill(dataset, model, args.device, args.process_index, args.world_size)
@@ -159,7 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train(sys.argv[1:] if arguments is None else arguments)
     except VideoXLError as error:
         rank = os.environ.get("RANK", "0")
-        print(f"error{'' if rank == '0' else f' (process {rank})'}: {error}", file=sys.stderr)
+        # A data loader's process hands its error over with its whole traceback; the last line says what is wrong.
+        text = str(error)
+        text = text.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
+        print(f"error{'' if rank == '0' else f' (process {rank})'}: {text}", file=sys.stderr)
         return 2
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

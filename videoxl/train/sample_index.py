@@ -101,11 +101,18 @@ def build_index(
             for (name, _), fact in zip(missing, pool.map(lambda item: _look(*item, choice), missing)):
                 media[name] = fact
                 bar.update()
-            for (digest, _), shape in zip(unknown, pool.map(lambda item: text_shape(encode(item[1])), unknown)):
+            for (digest, _), shape in zip(unknown, pool.map(lambda item: _shape(item[1], encode), unknown)):
                 texts[digest] = shape
                 bar.update()
         _store(path, {"format": FORMAT, "frames": rule, "tokens": text_rule, "media": media, "texts": texts})
     return SampleIndex(media, texts)
+
+
+def _shape(record: Record, encode: Encode) -> tuple[list[int], int, int]:
+    try:
+        return text_shape(encode(record))
+    except DataError as error:
+        raise DataError(f"record {record.id!r}: {error}") from error
 
 
 def _is_current(fact: dict | None, name: str) -> bool:

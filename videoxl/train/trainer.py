@@ -198,8 +198,19 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.meter.report(self.args.device, self.args.world_size)
-            logs["bad_samples"] = self.bad_samples.number
+            logs["bad_samples"] = self._count_bad_samples()
         super().log(logs, start_time)
+
+    def _count_bad_samples(self) -> int:
+        """Unreadable samples that all processes found; too many end the run in all of them. A collective call."""
+        bad = self.bad_samples
+        if self.args.world_size == 1:
+            return bad.number
+        found = torch.tensor(bad.found_here, device=self.args.device)
+        dist.all_reduce(found)
+        number = bad.number - bad.found_here + int(found)
+        bad.check(number)
+        return number
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:

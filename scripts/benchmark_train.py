@@ -33,6 +33,7 @@ from videoxl.train.dataset import Sample
 from videoxl.train.dry_run import estimate_memory
 from videoxl.train.parts import freeze_others, learning_parts
 from videoxl.train.plans import SamplePlan
+from videoxl.train.start import checkpoint_layers
 from videoxl.train.trainer import VideoXLTrainer
 
 PREFIX, SUFFIX, ANSWER = 16, 64, 20  # tokens of an ordinary question, the last ones learnt
@@ -175,8 +176,7 @@ def make_model(config: VideoXLConfig, training: TrainingArguments, lora: bool) -
         torch.set_default_dtype(before)
     wanted = learning_parts(ModelArguments(unfreeze_mm_vision_tower=not lora))
     freeze_others(model, wanted)
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    checkpoint_layers(model)
     return add_adapters(model, training, wanted) if lora else model
 
 

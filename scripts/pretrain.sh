@@ -3,10 +3,12 @@
 #
 #   MODEL=Qwen2-7B-Instruct VISION_TOWER=clip-vit-large-patch14-336 DATA=captions.json bash scripts/pretrain.sh [flags]
 #
-# Paths and sizes are environment variables (below and in scripts/launch.sh); flags are passed on and win.
+# Paths and sizes are environment variables (below and in scripts/launch.sh); what stages share stands in
+# scripts/recipe.sh; flags are passed on and win.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/launch.sh
+. scripts/recipe.sh
 
 data=${DATA:-"video_traindata/anno/{laion_2m,textvr,youcook2,internvid}.json"}
 launch configs/deepspeed/zero3.json \
@@ -24,18 +26,11 @@ launch configs/deepspeed/zero3.json \
     --mm_spatial_pool_stride 2 \
     --image_aspect_ratio square \
     --frames_upbound "${FRAMES:-4}" \
-    --bf16 True \
     --num_train_epochs "${EPOCHS:-1}" \
     --per_device_train_batch_size "${BATCH:-8}" \
     --gradient_accumulation_steps "${ACCUMULATE:-4}" \
     --learning_rate "${LEARNING_RATE:-5e-4}" \
-    --weight_decay 0 \
-    --warmup_steps 0.03 \
-    --lr_scheduler_type cosine \
-    --model_max_length 32768 \
-    --gradient_checkpointing True \
     --save_strategy no \
-    --logging_steps 1 \
-    --dataloader_num_workers "${WORKERS:-4}" \
     --run_name pretrain \
+    "${every_stage[@]}" \
     "$@"

@@ -147,7 +147,7 @@ class VideoXLDataset(Dataset):
         )
 
     def _candidates(self, index: int) -> list[int]:
-        """The record itself, then its like in order, then (where nothing is like it) its neighbours."""
+        """The record itself, then its like in order, then neighbours of another shape."""
         alike = self._alike[self.plans[index].key]
         place = alike.index(index)
         candidates = [*alike[place:], *alike[:place]]

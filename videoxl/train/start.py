@@ -112,11 +112,16 @@ def build_model(
     model.config.use_cache = False
     freeze_others(model, wanted)
     if training.checkpoint_windows:
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        checkpoint_layers(model)
     if training.lora_enable:
         return add_adapters(model, training, wanted)
     return model
+
+
+def checkpoint_layers(model: LlavaQwenForCausalLM) -> None:
+    """Have the layers compute their activations again on the way back (5.23 knows the switch by a newer name)."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _load(base: str, config: VideoXLConfig, model_arguments: ModelArguments, training: TrainingArguments):

@@ -19,8 +19,8 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from videoxl import LlavaQwenForCausalLM, VideoXLConfig
 from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.synth.base import write_tokenizer_config
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # in the order that Qwen2's tokenizer has them
 VOCAB_SIZE = 320  # 256 bytes and 3 special tokens, rounded up; the last id stands for visual tokens
 
 
@@ -41,23 +41,9 @@ def main() -> None:
 def write_tokenizer(folder: Path) -> None:
     """A byte-level tokenizer in Qwen2's format, without merges."""
     alphabet = byte_alphabet()
-    special = {token: len(alphabet) + place for place, token in enumerate(SPECIAL)}
     (folder / "vocab.json").write_text(json.dumps({char: i for i, char in enumerate(alphabet)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    config = {
-        "tokenizer_class": "Qwen2Tokenizer",
-        "added_tokens_decoder": {str(i): {"content": token, **flags} for token, i in special.items()},
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
-        "bos_token": None,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-        "errors": "replace",
-        "model_max_length": 32768,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_tokenizer_config(folder, len(alphabet), 32768)
 
 
 def write_model(folder: Path, seed: int) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_runs import run_tiny
 from training_data import make_base, make_data
 
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.conversation import join_prompt_ids, video_prompt_ids
 from videoxl.model.builder import load_pretrained_model
+from videoxl.synth.base import SHAPES_BY_SIZE, write_base
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(os.environ.get("VIDEOXL_GOLDEN", ROOT.parent / "shared" / "golden"))
@@ -92,3 +94,20 @@ def run_cli(*arguments, **kwargs) -> subprocess.CompletedProcess:
     """The `videoxl` command in a process of its own."""
     command = [sys.executable, "-m", "videoxl.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory) -> Path:
+    """A random model of the small size that the synthetic world is tried out with on CPUs."""
+    folder = tmp_path_factory.mktemp("small_base")
+    write_base(folder, SHAPES_BY_SIZE["cpu"], seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """One whole run of `train_tiny.sh --cpu`: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "seed0"
+    done = run_tiny(folder, "--cpu")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done

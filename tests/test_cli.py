@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT, SAMPLE, TINY, run_cli
 from videos import cut, write_sound, write_video
 
+from videoxl.synth.bundle import NOTE
+
 BRIEF = ("--frames", "12", "--max-new-tokens", "5")
 
 
@@ -24,7 +26,7 @@ def test_ask_prints_the_answer_then_one_line_of_numbers():
     assert answer and line.startswith("[12 frames, 1728 visual tokens, ")
     for stage in ("ratio 8", "decode", "encode", "summarise", "first token", "peak memory"):
         assert stage in line
-    assert done.stderr == "note: this model has random weights: its answers are noise\n"
+    assert done.stderr == f"note: {NOTE}\n"
 
 
 def test_json_streaming_and_sampling():
@@ -32,7 +34,7 @@ def test_json_streaming_and_sampling():
     report = json.loads(plain.stdout)
     assert (report["frames"], report["visual_tokens"], report["ratios"]) == (12, 1728, [4])
     assert set(report["seconds"]) == {"decode", "encode", "summarise", "first token", "answer"}
-    assert report["new_tokens"] == 5 and report["peak_memory_bytes"] > 0
+    assert 1 <= report["new_tokens"] <= 5 and report["peak_memory_bytes"] > 0
     streamed = run_cli("ask", SAMPLE, "Is `<image>` text?", *BRIEF, "--ratio", "4", "--stream")
     assert streamed.stdout.splitlines()[0].strip() == report["answer"]
     sampled = run_cli("ask", SAMPLE, "hello", *BRIEF, "--temperature", "0.8", "--fps", "1")
@@ -82,7 +84,7 @@ def current_umask() -> int:
 
 def test_info_tells_checkpoints_and_videos_apart():
     video = json.loads(run_cli("info", SAMPLE, "--json").stdout)
-    assert (video["kind"], video["frames"], video["fps"], video["codec"]) == ("video", 600, 10.0, "h264")
+    assert (video["kind"], video["frames"], video["fps"], video["codec"]) == ("video", 240, 4.0, "h264")
     checkpoint = json.loads(run_cli("info", TINY, "--json").stdout)
     assert checkpoint["kind"] == "checkpoint" and checkpoint["parameters"] == 539_712
     assert "trained positions  32,768" in run_cli("info", TINY).stdout

@@ -30,7 +30,7 @@ from videoxl.model.memory_file import is_memory_file
 from videoxl.timing import StageTimer
 from videoxl.video import FrameChoice, open_video
 
-BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "tiny-random"
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "videoxl-tiny"
 DEFAULT_FRAMES = 128
 
 app = typer.Typer(

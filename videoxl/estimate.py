@@ -14,7 +14,7 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.plan import RatioChooser, plan_region
 from videoxl.model.pooling import visual_length
-from videoxl.model.runner import FRAMES_PER_CHUNK
+from videoxl.model.runner import frames_at_once
 from videoxl.model.vision_tower import OPEN_CLIP_PREFIX, resolve_vision_config
 
 GIB = 1 << 30
@@ -92,7 +92,7 @@ def estimate(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloa
     )
     layers_run = (vision.num_hidden_layers + 1 + config.mm_vision_select_layer) / vision.num_hidden_layers
     sequence = patches + 1
-    chunk = min(frames, FRAMES_PER_CHUNK["cuda"])
+    chunk = min(frames, frames_at_once(torch.device("cuda"), vision.hidden_size))
     return Estimate(
         frames=frames,
         ratio=ratio,

@@ -126,7 +126,7 @@ def test_a_stream_gives_what_its_frames_give_and_times_every_beacon(tiny):
     pixels = processor.preprocess(frames)["pixel_values"]
     assert model.generate(ids, memory=memory, **NEW).tolist() == direct(model, ids, pixels)
     assert memory.timestamps == times.tolist()
-    assert memory.source == {"path": str(SAMPLE), "fps": 10.0}
+    assert memory.source == {"path": str(SAMPLE), "fps": 4.0}
     spans = memory.beacon_spans()
     assert spans.shape == (2 * 180, 2)  # two full windows; five frames are pending
     assert spans[0].tolist() == [times[0], times[0]]

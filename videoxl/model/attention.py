@@ -153,7 +153,9 @@ class FusedRMSNorm(Qwen2RMSNorm):
     """Qwen2's norm in one kernel; it rounds once, behind the weight, where Qwen2's rounds before it as well."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+        # Under autocast the weight is wider than its input, for which PyTorch has no single kernel.
+        weight = self.weight.to(hidden_states.dtype)
+        return F.rms_norm(hidden_states, weight.shape, weight, self.variance_epsilon)
 
 
 class BeaconMLP(Qwen2MLP):

@@ -77,7 +77,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         if kwargs.pop("use_cache", True) is False:
             warnings.warn("use_cache=False is ignored: a summarised video exists only as a cache", stacklevel=2)
 
-        prompt = split_prompt(input_ids.to(self.model.input_device), attention_mask)
+        prompt = split_prompt(input_ids, attention_mask)
         if prompt.num_regions == 0:
             raise PromptError("`images` or `memory` was given, but the prompt holds no <image> placeholder")
         if memory is not None:
@@ -156,7 +156,8 @@ class VideoXLGenerationMixin(GenerationMixin):
         mask = torch.ones_like(expanded)
         if suffix_mask is not None:
             mask[:, -suffix.shape[1] :] = suffix_mask
-        return expanded, mask
+        device = self.model.input_device
+        return expanded.to(device), mask.to(device)
 
     # -- hooks of transformers' generation loop ------------------------------------------------------------------
 

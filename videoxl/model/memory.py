@@ -20,7 +20,7 @@ from videoxl.model.fingerprint import model_fingerprint
 from videoxl.model.plan import RatioChooser, WindowStep
 from videoxl.model.pooling import pool_video
 from videoxl.model.prompt import Prompt
-from videoxl.model.runner import FRAMES_PER_CHUNK, Progress, RegionReader, check_finite, encode_frames, make_chooser
+from videoxl.model.runner import Progress, RegionReader, check_finite, encode_frames, frames_at_once, make_chooser
 from videoxl.timing import StageTimer
 
 
@@ -220,7 +220,7 @@ def _kept_spans(step: WindowStep) -> list[tuple[int, int]]:
 
 def _chunks(frames, tower) -> Iterator[tuple[Tensor, list[float], list[int]]]:
     """Pixel values for the tower with timestamps and indices, a bounded number of frames at a time."""
-    limit = FRAMES_PER_CHUNK.get(tower.device.type, 8)
+    limit = frames_at_once(tower.device, tower.hidden_size)
     for chunk in [frames] if isinstance(frames, Tensor) else frames:
         if isinstance(chunk, Tensor):
             if chunk.dim() != 4 or chunk.shape[1:] != (3, tower.image_size, tower.image_size):

@@ -116,7 +116,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             raise PromptError("images go with input_ids and a fresh cache; leave past_key_values and inputs_embeds out")
 
         model = self.model
-        prompt = split_prompt(input_ids.to(model.input_device), attention_mask, labels)
+        prompt = split_prompt(input_ids, attention_mask, labels)
         options = training_options or TrainingOptions()
         num_videos = len(input_ids) // options.questions_per_video
         regions = arrange_regions(
@@ -135,7 +135,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         for _ in read_context(model, prompt, regions, cache, chooser):
             pass
         suffix, _ = pad_rows(prompt.suffixes, 0, "right")
-        hidden = model.text_step(model.embed_tokens(suffix), cache)
+        hidden = model.text_step(model.embed_tokens(suffix.to(model.input_device)), cache)
         return VideoXLOutput(
             logits=self.lm_head(_keep(hidden, logits_to_keep)),
             past_key_values=cache,

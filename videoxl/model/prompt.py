@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,8 @@ class Prompt:
 def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None) -> Prompt:
     """Take rows of `input_ids` [B, L] apart at their placeholders; padding (mask 0) is dropped wherever it stands.
 
+    The result lies on the CPU: every look at a row on a GPU would wait for all that the GPU has yet to do.
+
     Raises:
         PromptError: an id below 0 that is no placeholder, or no token behind the last region.
         BatchError: rows that differ in their number of regions or in the lengths of text before a region.
@@ -49,10 +52,11 @@ def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels
             f"input_ids holds {stray[0].item()}; only {IMAGE_TOKEN_INDEX} (a visual region) may be negative"
         )
     rows, label_rows = [], []
-    for index, row in enumerate(input_ids):
-        keep = slice(None) if attention_mask is None else attention_mask[index].bool()
+    ids, mask, labels = (x if x is None else x.cpu().numpy() for x in (input_ids, attention_mask, labels))
+    for index, row in enumerate(ids):
+        keep = slice(None) if mask is None else mask[index].astype(bool)
         row = row[keep]
-        cuts = (row == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
+        cuts = np.flatnonzero(row == IMAGE_TOKEN_INDEX).tolist()
         rows.append(_cut(row, cuts))
         if labels is not None:
             label_rows.append(_cut(labels[index][keep], cuts))
@@ -70,18 +74,18 @@ def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels
     return prompt
 
 
-def _cut(row: Tensor, cuts: list[int]) -> list[Tensor]:
+def _cut(row: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
     edges = [-1, *cuts, len(row)]
     return [row[left + 1 : right] for left, right in zip(edges[:-1], edges[1:])]
 
 
-def _columns(rows: list[list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
-    texts = [torch.stack([row[i] for row in rows]) for i in range(len(rows[0]) - 1)]
-    return texts, [row[-1] for row in rows]
+def _columns(rows: list[list[np.ndarray]]) -> tuple[list[Tensor], list[Tensor]]:
+    texts = [torch.from_numpy(np.stack([row[i] for row in rows])) for i in range(len(rows[0]) - 1)]
+    return texts, [torch.from_numpy(row[-1]) for row in rows]
 
 
 def pad_rows(rows: list[Tensor], value: int, side: str) -> tuple[Tensor, Tensor | None]:
-    """Stack rows [t] of any lengths to [B, t_max]; the mask [B, t_max] is None where nothing was padded.
+    """Stack int64 rows [t] on the CPU, of any lengths, to [B, t_max]; the mask [B, t_max] is None without padding.
 
     Args:
         side: where padding goes: `left` for generation, `right` for training.
@@ -89,13 +93,13 @@ def pad_rows(rows: list[Tensor], value: int, side: str) -> tuple[Tensor, Tensor 
     longest = max(len(row) for row in rows)
     if all(len(row) == longest for row in rows):
         return torch.stack(rows), None
-    stacked = rows[0].new_full((len(rows), longest), value)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=rows[0].device)
+    stacked = np.full((len(rows), longest), value)
+    mask = np.zeros_like(stacked)
     for index, row in enumerate(rows):
         place = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
-        stacked[index, place] = row
+        stacked[index, place] = row.numpy()
         mask[index, place] = 1
-    return stacked, mask
+    return torch.from_numpy(stacked), torch.from_numpy(mask)
 
 
 def shifted_labels(prompt: Prompt, region_lengths: list[int]) -> list[Tensor]:

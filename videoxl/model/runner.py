@@ -26,6 +26,8 @@ from videoxl.model.prompt import Prompt
 FRAMES_PER_CHUNK = {"cpu": 8, "cuda": 40}
 """Frames that go through the vision tower at once. Larger gives nothing: a ViT-L layer is full with 20 frames."""
 
+VIT_L_WIDTH = 1024
+
 Progress = Callable[[int], None]
 """Called with the number of frames read since the last call."""
 
@@ -45,6 +47,14 @@ class Region:
     def length(self, model: VideoXLModel) -> int:
         """Visual tokens of the region."""
         return visual_length(len(self.pixels[0]), model.vision_tower.num_patches, self.modality, model.config)
+
+    def num_passes(self, model: VideoXLModel) -> int:
+        """Calls of the tower that `iter_features` makes for it."""
+        chunk, frames = chunk_frames(model), len(self.pixels[0])
+        if self.modality == "image":
+            return -(-sum(map(len, self.pixels)) // chunk)
+        parts = [min(chunk, frames - start) for start in range(0, frames, chunk)]
+        return sum(-(-part * len(self.pixels) // chunk) for part in parts)
 
 
 def arrange_regions(
@@ -121,7 +131,12 @@ def _are_features(image: Tensor, model: VideoXLModel) -> bool:
 
 def chunk_frames(model: VideoXLModel) -> int:
     """Frames that go through the tower at once on the model's device."""
-    return FRAMES_PER_CHUNK.get(model.vision_tower.device.type, 8)
+    return frames_at_once(model.vision_tower.device, model.vision_tower.hidden_size)
+
+
+def frames_at_once(device: torch.device, tower_width: int) -> int:
+    """The same for a tower: more where it is narrower than the one that `FRAMES_PER_CHUNK` was measured on."""
+    return FRAMES_PER_CHUNK.get(device.type, 8) * max(1, VIT_L_WIDTH // tower_width)
 
 
 def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
@@ -143,14 +158,25 @@ def iter_features(model: VideoXLModel, region: Region, progress: Progress | None
     """Visual tokens of a region, [B, t, H] at a time; a video comes in chunks of frames, a picture whole."""
     frames = len(region.pixels[0])
     if region.modality == "image":
-        yield torch.stack([merge_views(encode_frames(model, views), model.config) for views in region.pixels])
+        views = _encode_together(model, region.pixels).split([len(views) for views in region.pixels])
+        yield torch.stack([merge_views(each, model.config) for each in views])
         return
     chunk = chunk_frames(model)
+    rows = len(region.pixels)
     for start in range(0, frames, chunk):
-        rows = [pool_video(encode_frames(model, row[start : start + chunk]), model.config) for row in region.pixels]
-        yield torch.stack(rows)
+        parts = [row[start : start + chunk] for row in region.pixels]
+        tokens = _encode_together(model, parts, lambda features: pool_video(features, model.config))
+        yield tokens.view(rows, -1, tokens.shape[-1])
         if progress is not None:
             progress(min(chunk, frames - start))
+
+
+def _encode_together(
+    model: VideoXLModel, parts: Sequence[Tensor], then: Callable[[Tensor], Tensor] = lambda features: features
+) -> Tensor:
+    """Frames of all rows of a batch through as few passes as may be; `then` makes less of each pass's features."""
+    together = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return torch.cat([then(encode_frames(model, part)) for part in together.split(chunk_frames(model))])
 
 
 class RegionReader:
@@ -216,7 +242,7 @@ def read_context(
     """Read everything before the suffix; yields hidden states [B, t, H] of the expanded tokens, step by step."""
     for text, region in zip(prompt.texts, regions):
         if text.shape[1]:
-            yield model.text_step(model.embed_tokens(text), cache)
+            yield model.text_step(model.embed_tokens(text.to(model.input_device)), cache)
         reader = RegionReader(model, cache, chooser)
         for features in iter_features(model, region, progress):
             yield from reader.push(features)

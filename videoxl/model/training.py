@@ -27,7 +27,7 @@ from videoxl.model.decoder import VideoXLModel
 from videoxl.model.gradient_cache import GradientCache
 from videoxl.model.plan import RatioChooser, WindowStep
 from videoxl.model.prompt import Prompt, pad_rows, shifted_labels
-from videoxl.model.runner import Region, RegionReader, chunk_frames, encode_frames, iter_features
+from videoxl.model.runner import Region, RegionReader, encode_frames, iter_features
 
 if TYPE_CHECKING:
     from videoxl.model.modeling import LlavaQwenForCausalLM
@@ -162,7 +162,7 @@ def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: list[Tensor]
     """Embeddings of all text in one call, however many pieces it comes in: `texts` and the padded suffix, [B, t, H]."""
     padded, _ = pad_rows(suffixes, 0, "right")
     pieces = [*texts, padded]
-    embedded = inner.embed_tokens(torch.cat([piece.flatten() for piece in pieces]))
+    embedded = inner.embed_tokens(torch.cat([piece.flatten() for piece in pieces]).to(inner.input_device))
     parts = embedded.split([piece.numel() for piece in pieces])
     shaped = [part.view(*piece.shape, embedded.shape[1]) for part, piece in zip(parts, pieces)]
     return shaped[:-1], shaped[-1]
@@ -176,11 +176,7 @@ def _on_the_way_back(embeds: Tensor) -> Tensor:
 def _count_passes(
     inner: VideoXLModel, texts: list[Tensor], lengths: list[int], regions: list[Region], labelled: int
 ) -> PassCounts:
-    chunk = chunk_frames(inner)
-    vision = 0
-    for region in regions:
-        each = math.ceil(len(region.pixels[0]) / chunk) if region.modality == "video" else 1
-        vision += each * len(region.pixels)
+    vision = sum(region.num_passes(inner) for region in regions)
     windows = sum(math.ceil(length / inner.config.beacon_window) for length in lengths)
     decoder = sum(text.shape[1] > 0 for text in texts) + windows + 1
     return PassCounts(vision, decoder, max(1, math.ceil(labelled / HEAD_ROWS)))
@@ -259,18 +255,18 @@ class _LabelledRows:
         self._wanted: list[Tensor] = []
 
     def add(self, hidden: Tensor, targets: Tensor) -> None:
-        """hidden [B, t, H] before the final norm, targets [B, t] already shifted."""
-        labelled = targets != IGNORE_INDEX
-        if not (self._keep_all or labelled.any()):
+        """hidden [B, t, H] before the final norm, targets [B, t] already shifted, on the CPU."""
+        places = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]  # targets lie on the CPU: nobody waits for this
+        if not (self._keep_all or len(places)):
             return
-        self._rows.append(hidden[labelled.to(hidden.device)])
-        self._wanted.append(targets[labelled])
+        self._rows.append(hidden.flatten(0, 1).index_select(0, places.to(hidden.device)))
+        self._wanted.append(targets.flatten()[places])
 
     def sum_loss(self, norm: torch.nn.Module, head: torch.nn.Module, passes: int) -> Tensor:
         """Cross entropy summed over all rows, through `passes` passes of the head."""
         device = self._rows[-1].device
         rows = norm(torch.cat([part.to(device) for part in self._rows]))
-        wanted = torch.cat([part.to(device) for part in self._wanted])
+        wanted = torch.cat(self._wanted).to(device)
         loss = rows.new_zeros((), dtype=torch.float32)
         for index in range(passes):
             part = rows[index * HEAD_ROWS : (index + 1) * HEAD_ROWS]

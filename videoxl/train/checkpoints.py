@@ -18,7 +18,7 @@ from torch import nn
 from videoxl.errors import ArgumentError
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.train.adapters import base_of, is_adapted, save_other_weights
-from videoxl.train.vision_classes import VisionClassifier
+from videoxl.train.vision_classes import ClassTask
 
 STAGING = ".saving"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
@@ -121,7 +121,7 @@ def _whole_state(trainer) -> dict[str, torch.Tensor] | None:
         state = trainer.accelerator.get_state_dict(trainer.model)
     else:
         state = trainer.model.state_dict()
-    if isinstance(trainer.model, VisionClassifier) and state is not None:
+    if isinstance(trainer.model, ClassTask) and state is not None:
         return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     return state
 

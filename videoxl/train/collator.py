@@ -21,7 +21,7 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         `input_ids`, `attention_mask`, `labels` [B * K, L], padded on the right; `images` (flat, sample by sample: uint8
         [F, S, S, 3] or features [F, P, C]) and `modalities`; and what the trainer needs beside the model's inputs:
         `questions`, `evidence` (frame ranges a region, over all samples), `draw` (epoch and index that seed the
-        draws of the batch), `ids`, `bad`; for `vision_classes` also `classes` [B, attributes].
+        draws of the batch), `ids`, `bad`; for the tasks on classes also `classes` [B, attributes].
     """
     questions = len(samples[0].encoded)
     batch: dict[str, Any] = {

@@ -41,7 +41,7 @@ class Sample:
         visual: uint8 frames [F, S, S, 3], or features of the tower [F, P, C], of each region.
         kind: `image`, `video` or `text`.
         evidence: for each region, half-open ranges of its frames that an answer rests on.
-        classes: class number of each attribute, for `vision_classes`.
+        classes: class number of each attribute, for the tasks on classes.
         bad: (id, reason) of records that could not be read and that this one replaces.
     """
 

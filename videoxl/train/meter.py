@@ -74,7 +74,8 @@ def draw_loss(state_file: Path, picture: Path) -> None:
             axes.plot(*zip(*points), style, label=label, linewidth=1.5, markersize=4)
     axes.set(xlabel="optimizer step", ylabel="cross entropy a token (nats)", title=f"Loss of {picture.parent.name}")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.tight_layout()
     figure.savefig(picture)
     pyplot.close(figure)

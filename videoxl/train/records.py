@@ -6,7 +6,7 @@ A record names its pictures or video and a conversation about them:
 
 `image` and `video` hold a path or a list of paths; neither stands for text alone. Three keys are this project's own:
 `conversations` may be a list of conversations, which share the visual input; `evidence` lists the seconds [start, end]
-of a video that an answer rests on; `classes` gives class labels of a picture by attribute (`vision_classes`).
+of a video that an answer rests on; `classes` gives class labels of a picture by attribute (for the tasks on classes).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _parse(entry: object, index: int, folders: dict[str, Path], version: str, ta
     if not all(isinstance(path, str) for path in paths):
         raise DataError(f"`{kind}` must be a path or a list of paths; it is {entry[kind]!r}")
     media = tuple(folders[kind] / path for path in paths) if kinds else ()
-    if task == "vision_classes":
+    if task != "conversation":
         classes = entry.get("classes")
         if kind != "image" or len(media) != 1 or not isinstance(classes, dict) or not classes:
             raise DataError("training on classes needs one `image` and `classes`, an object of attribute: name")

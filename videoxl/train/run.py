@@ -18,9 +18,11 @@ import torch
 import torch.distributed as dist
 from transformers import set_seed
 
-from videoxl.errors import DataError, VideoXLError
+from videoxl.errors import ArgumentError, DataError, VideoXLError
 from videoxl.model.configuration import VideoXLConfig, check_config
 from videoxl.model.vision_tower import build_vision_tower
+from videoxl.synth.stages import SYNTHETIC, Stage, find_stage
+from videoxl.synth.stream import SyntheticStream
 from videoxl.train.adapters import base_of
 from videoxl.train.arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments
 from videoxl.train.bad_samples import BadSamples
@@ -35,6 +37,7 @@ from videoxl.train.sample_index import build_index, frame_choice, text_rule
 from videoxl.train.start import build_model, check_vocabulary, configure, load_image_processor, load_tokenizer
 from videoxl.train.trainer import VideoXLTrainer
 from videoxl.train.vision_classes import VisionClassifier
+from videoxl.train.vision_words import VisualWords
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -43,7 +46,7 @@ def train(arguments: Sequence[str]) -> None:
     check_arguments(model_args, data_args, args)
     output = Path(args.output_dir)
     checkpoint = choose_checkpoint(output, args.resume_from_checkpoint, args.overwrite_output_dir or args.dry_run)
-    if args.train_task == "vision_classes":
+    if args.train_task != "conversation":
         model_args.mm_tunable_parts = "mm_vision_tower"
     set_seed(args.seed)
 
@@ -51,12 +54,20 @@ def train(arguments: Sequence[str]) -> None:
     check_config(config)
     tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.version, args.model_max_length)
     sources = [source for source in (data_args.data_path, data_args.eval_data) if source]
-    records = [_read(source, model_args, data_args, args) for source in sources]
+    stage = _synthetic(sources)
+    if stage is not None:
+        # Both count on records: files to keep features of, batches of the size that the flags name.
+        for flag, value in (("cache_features", data_args.cache_features), ("dry_run", args.dry_run)):
+            if value:
+                raise ArgumentError(f"--{flag} needs records; {data_args.data_path} is streamed, leave --{flag} out")
+    records = [] if stage else [_read(source, model_args, data_args, args) for source in sources]
     with torch.device("meta"):
         tower = build_vision_tower(config)  # its geometry; no weights yet
     image_processor = load_image_processor(config, model_args.model_name_or_path, tower.image_size)
 
     datasets = []
+    if stage is not None:
+        datasets.append(SyntheticStream(stage, tokenizer, config, tower.num_patches, tower.image_size, args.seed))
     for source, part in zip(sources, records):
         choice = frame_choice(data_args.video_fps, data_args.frames_upbound)
         with args.main_process_first(local=False, desc="index"):
@@ -91,8 +102,10 @@ def train(arguments: Sequence[str]) -> None:
 
     model = build_model(config, model_args, args)
     check_vocabulary(base_of(model), tokenizer)
-    if args.train_task == "vision_classes":
-        model = VisionClassifier(model, datasets[0].class_names)
+    if args.train_task != "conversation":
+        names = datasets[0].class_names
+        is_on_words = args.train_task == "vision_words"
+        model = VisualWords(model, names, tokenizer) if is_on_words else VisionClassifier(model, names)
         for dataset in datasets[1:]:
             dataset.use_classes(datasets[0].class_names)
     if data_args.cache_features and not args.dry_run:
@@ -122,6 +135,14 @@ def train(arguments: Sequence[str]) -> None:
         trainer.state.save_to_json(str(output / "trainer_state.json"))
         draw_loss(output / "trainer_state.json", output / "loss.png")
         print(f"saved to {output}")
+
+
+def _synthetic(sources: list[str]) -> Stage | None:
+    """The stage of the synthetic world that `--data_path` names, if it does. Raises `DataError`."""
+    named = [source for source in sources if source.startswith(SYNTHETIC)]
+    if len(named) > 1 or (named and len(sources) > 1):
+        raise DataError(f"{named[0]} is streamed; it cannot be used with --eval_data")
+    return find_stage(named[0].removeprefix(SYNTHETIC)) if named else None
 
 
 def _read(source: str, model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from transformers import Trainer
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.pooling import pooled_length
 from videoxl.model.training import PassCounts, TrainingOptions
+from videoxl.synth.drawing import DrawnFrames
 from videoxl.train.adapters import base_of, is_adapted, load_other_weights, save_other_weights
-from videoxl.train.arguments import TrainingArguments, shards_parameters
+from videoxl.train.arguments import TrainingArguments, compute_dtype, shards_parameters
 from videoxl.train.bad_samples import BadSamples
 from videoxl.train.checkpoints import StagedCheckpoints
 from videoxl.train.collator import collate
@@ -25,6 +27,7 @@ from videoxl.train.meter import Meter
 from videoxl.train.parts import parameter_groups
 from videoxl.train.samplers import Grouping, PlanBatchSampler
 
+DRAWN_AT_ONCE = 1024  # streamed frames whose features are made together
 _GAP_STREAM = 1  # keeps draws of gaps apart from draws of ratios
 
 
@@ -33,6 +36,25 @@ class PlanDataLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
+
+
+class OwnBatches:
+    """The batches that a data set brings itself, in its order; each process takes its share of them."""
+
+    def __init__(self, batches: Sequence[Sequence[int]], world_size: int, rank: int):
+        whole = len(batches) - len(batches) % world_size
+        self._batches = batches[rank:whole:world_size]
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self._batches:
+            yield [(self.epoch, index) for index in batch]
 
 
 class VideoXLTrainer(StagedCheckpoints, Trainer):
@@ -66,6 +88,9 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
+        own = getattr(self.train_dataset, "batches", None)
+        if own is not None:
+            return self._loader(self.train_dataset, OwnBatches(own, args.world_size, args.process_index))
         grouping = Grouping(
             by_stride=args.group_by_stride,
             sort=args.sort_by_stride,
@@ -99,7 +124,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         return PlanDataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=collate,
+            collate_fn=getattr(dataset, "collate", collate),
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
@@ -132,7 +157,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What the model takes of a collated batch; 8-bit frames are normalised here, on the device."""
-        inputs = {"images": [self._pixels(frames) for frames in batch["images"]], "modalities": batch["modalities"]}
+        inputs = {"images": self._visual(batch["images"]), "modalities": batch["modalities"]}
         if "classes" in batch:
             return inputs | {"classes": batch["classes"]}
         epoch, index = batch["draw"]
@@ -151,6 +176,24 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
                 agree=agree_over_processes if self.args.world_size > 1 else None,
             ),
         }
+
+    def _visual(self, images) -> list[Tensor]:
+        """Pixel values or features of each visual input of a batch."""
+        if not isinstance(images, DrawnFrames):
+            return [self._pixels(frames) for frames in images]
+        tower = base_of(self.model).model.vision_tower
+        learns = any(parameter.requires_grad for parameter in tower.parameters())
+        if (learns and torch.is_grad_enabled()) or shards_parameters(self.args):
+            return list(self._pixels(images.draw(self.args.device)).split(images.counts))
+        # A tower that stands still makes features of a few frames at a time: pixels of them all would not fit.
+        with torch.no_grad(), self._half_precision():
+            features = [tower(self._pixels(part.draw(self.args.device))) for part in images.chunks(DRAWN_AT_ONCE)]
+        return list(torch.cat(features).split(images.counts))
+
+    def _half_precision(self):
+        """What accelerate wraps around the model's own passes."""
+        dtype = compute_dtype(self.args)
+        return torch.autocast(self.args.device.type, dtype, enabled=dtype != torch.float32)
 
     def _pixels(self, frames: Tensor) -> Tensor:
         if frames.dtype != torch.uint8:

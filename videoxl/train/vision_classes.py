@@ -26,8 +26,8 @@ class ClassOutput(ModelOutput):
     correct: Tensor | None = None
 
 
-class VisionClassifier(nn.Module):
-    """The model's tower under one linear head for each attribute; the rest of the model stands still.
+class ClassTask(nn.Module):
+    """A part of the model that learns to tell classes of pictures; subclasses give the logits.
 
     Attributes:
         model: the whole model, which is what gets saved.
@@ -35,19 +35,20 @@ class VisionClassifier(nn.Module):
 
     accepts_loss_kwargs = True
 
-    def __init__(self, model: LlavaQwenForCausalLM, class_names: dict[str, list[str]]):
+    def __init__(self, model: LlavaQwenForCausalLM, learning: Sequence[nn.Module]):
         super().__init__()
         self.model = model
         self.config = model.config
-        width = model.model.vision_tower.hidden_size
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(classes)) for name, classes in class_names.items()})
         model.requires_grad_(False)
-        tower = model.model.vision_tower
-        for layer in _run_modules(tower):
-            layer.requires_grad_(True)
+        for module in learning:
+            module.requires_grad_(True)
 
     def get_base_model(self) -> LlavaQwenForCausalLM:
         return self.model
+
+    def logits(self, pixels: Tensor) -> list[Tensor]:
+        """pixels [F, 3, S, S] -> logits [F, n] of each attribute."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -56,21 +57,35 @@ class VisionClassifier(nn.Module):
         modalities: Sequence[str] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> ClassOutput:
-        """Cross entropy of mean patch features against `classes` [F, attributes]; `images` are single views."""
-        features = self.model.model.vision_tower(torch.cat([image[:1] for image in images])).mean(dim=1)
-        features = features.to(next(iter(self.heads.values())).weight.dtype)
-        loss = features.new_zeros((), dtype=torch.float32)
-        correct = []
-        for (_, head), wanted in zip(self.heads.items(), classes.T):
-            logits = head(features).float()
-            loss = loss + F.cross_entropy(logits, wanted, reduction="sum")
+        """Cross entropy against `classes` [F, attributes]; `images` are single views."""
+        loss, correct = 0.0, []
+        for logits, wanted in zip(self.logits(torch.cat([image[:1] for image in images])), classes.T):
+            loss = loss + F.cross_entropy(logits.float(), wanted, reduction="sum")
             correct.append((logits.argmax(dim=1) == wanted).sum())
         return ClassOutput(
             loss / (classes.numel() if num_items_in_batch is None else num_items_in_batch), torch.stack(correct)
         )
 
 
-def _run_modules(tower: nn.Module) -> list[nn.Module]:
+class VisionClassifier(ClassTask):
+    """The model's tower under one linear head for each attribute."""
+
+    def __init__(self, model: LlavaQwenForCausalLM, class_names: dict[str, list[str]]):
+        tower = model.model.vision_tower
+        super().__init__(model, run_modules(tower))
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(2 * tower.hidden_size, len(classes)) for name, classes in class_names.items()}
+        )
+
+    def logits(self, pixels: Tensor) -> list[Tensor]:
+        """Patch features pooled by mean and by maximum: what stands in few patches is lost in the mean of all."""
+        patches = self.model.model.vision_tower(pixels)
+        features = torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1)
+        features = features.to(next(iter(self.heads.values())).weight.dtype)
+        return [head(features) for head in self.heads.values()]
+
+
+def run_modules(tower: nn.Module) -> list[nn.Module]:
     """Modules that a pass through the tower reaches."""
     if not hasattr(tower, "num_layers_run"):
         return [tower]

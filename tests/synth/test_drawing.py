@@ -1,0 +1,105 @@
+"""The pictures of the synthetic world: drawn from numbers, the same from a stream and from a file."""
+
+import numpy as np
+import pytest
+import torch
+
+from videoxl.synth.cards import COLOURS, Card, all_cards, draw_cards, overlay_card, show_card
+from videoxl.synth.drawing import DrawnFrames, draw
+from videoxl.synth.glyphs import NAMES, SHAPES, SIDE, glyph_masks
+from videoxl.synth.scenes import FAMILIES, HELD_OUT, families, make_clip
+from videoxl.synth.story import tell
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_every_glyph_fills_a_part_of_its_square_and_no_two_look_alike():
+    masks = glyph_masks()
+    assert masks.shape == (len(NAMES), SIDE, SIDE)
+    shares = masks.mean(dim=(1, 2))
+    assert ((shares > 0.03) & (shares <= 1)).all()
+    flat = masks.flatten(1)
+    apart = (flat[:, None] - flat[None]).abs().mean(dim=2) + torch.eye(len(NAMES))
+    assert apart.min() > 0.015
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_drawn_in_bounds_and_depends_on_its_seed_alone(family):
+    first, again, other = make_clip(rng(3), family, 4), make_clip(rng(3), family, 4), make_clip(rng(4), family, 4)
+    assert np.isfinite(first).all() and np.array_equal(first, again) and not np.array_equal(first, other)
+    frames = draw(torch.from_numpy(first), 56)
+    assert frames.shape == (4, 56, 56, 3) and frames.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("overlaid", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_card_shows_its_colour_on_light_paper(shape, overlaid):
+    scene = make_clip(rng(1), "gradients", 1)
+    scene[:, :6] = 0.0  # black, so that the paper is all that is bright
+    card = Card("red", shape)
+    numbers = overlay_card(rng(), scene, card) if overlaid else show_card(rng(), card, 1)
+    pixels = draw(torch.from_numpy(numbers), 168)[0].float() / 255
+    is_red = (pixels - torch.tensor(COLOURS["red"])).abs().amax(dim=-1) < 0.12
+    is_paper = pixels.amin(dim=-1) > 0.85
+    least = 0.01 if overlaid else 0.04
+    assert is_red.float().mean() > least and is_paper.float().mean() > least
+
+
+def test_frames_drawn_together_and_one_by_one_are_equal():
+    numbers = torch.from_numpy(np.concatenate([make_clip(rng(2), family, 2) for family in FAMILIES]))
+    together = draw(numbers, 56)
+    assert torch.equal(together, torch.cat([draw(one[None], 56) for one in numbers]))
+    drawn = DrawnFrames(numbers, [len(numbers)], 56)
+    assert torch.equal(together, torch.cat([part.draw("cpu") for part in drawn.chunks(5)]))
+
+
+def test_training_and_test_worlds_share_neither_cards_nor_all_families():
+    train, test = all_cards(held_out=False), all_cards(held_out=True)
+    assert len(train) == 48 and len(test) == 16 and not set(train) & set(test)
+    assert {card.colour for card in test} == set(COLOURS) and {card.shape for card in test} == set(SHAPES)
+    assert HELD_OUT not in families(held_out=False) and HELD_OUT in families(held_out=True)
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_cards_of_one_video_share_neither_colour_nor_shape(number):
+    for seed in range(20):
+        cards = draw_cards(rng(seed), number, held_out=seed % 2 == 0)
+        assert len({card.colour for card in cards}) == len({card.shape for card in cards}) == number
+
+
+@pytest.mark.parametrize("depth, wanted", [(0.0, 0), (0.5, 50), (1.0, 99)])
+def test_a_needle_lies_at_its_depth(depth, wanted):
+    story = tell(rng(), 100, draw_cards(rng(), 1, False), ["waves"], depth, card_frames=(1, 1))
+    assert abs(story.shown[0][0] - wanted) <= 1 and story.shown[0][1] == story.shown[0][0] + 1
+    assert len(story.numbers) == 100
+
+
+def test_cards_of_a_story_come_in_order_with_scenes_between():
+    for seed in range(30):
+        cards = draw_cards(rng(seed), 4, False)
+        story = tell(rng(seed), 32, cards)
+        assert [c.name for c in story.cards] == [c.name for c in cards] and len(story.shown) == 4
+        for (_, stop), (first, _) in zip(story.shown, story.shown[1:]):
+            assert first > stop
+        assert all(card.name in story.in_words() for card in cards)
+
+
+def test_a_video_file_shows_the_streamed_pictures(tmp_path):
+    pytest.importorskip("av")
+    from videoxl.image_processing import VideoXLImageProcessor
+    from videoxl.synth.files import write_video
+    from videoxl.video import FrameChoice, open_video
+
+    story = tell(rng(5), 24, draw_cards(rng(5), 2, False))
+    write_video(tmp_path / "story.mp4", story.numbers, 112)
+    with open_video(str(tmp_path / "story.mp4"), VideoXLImageProcessor(112), FrameChoice(fps=1.0)) as stream:
+        read = np.concatenate([chunk.frames for chunk in stream])
+    streamed = draw(torch.from_numpy(story.numbers), 112).numpy()
+    assert read.shape == streamed.shape
+    error = np.abs(read.astype(float) - streamed).mean(axis=(1, 2, 3))
+    assert error.max() < 8  # levels of 255, lost in video coding
+    others = np.abs(read[:-1].astype(float) - streamed[1:]).mean(axis=(1, 2, 3))
+    changes = np.abs(streamed[:-1].astype(float) - streamed[1:]).mean(axis=(1, 2, 3)) > 20
+    assert changes.any() and (others[changes] > error[:-1][changes]).all()  # no frame is off by one

@@ -1,0 +1,138 @@
+"""Questions of the synthetic world: right answers, and options that do not give them away."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from videoxl.synth.cards import Card, all_cards, draw_cards
+from videoxl.synth.evaluate import interval
+from videoxl.synth.questions import (
+    NEEDLES,
+    NONE_SUCH,
+    RELATIONS,
+    advertisement,
+    ask,
+    choose_card,
+    choose_colour,
+    choose_count,
+    choose_order,
+    choose_shape,
+    count,
+    is_shown,
+    next_card,
+    no_such,
+)
+from videoxl.synth.testset import TRIES, TestSet
+
+TRAIN = [Card("red", "square"), Card("blue", "star"), Card("cyan", "circle")]
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def questions(maker, number, held_out=False, cards=1, **kwargs):
+    source = rng(1)
+    return [maker(source, draw_cards(source, cards, held_out), held_out, **kwargs) for _ in range(number)]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("maker", [choose_card, choose_colour, choose_shape])
+def test_the_right_option_is_the_one_on_the_card(maker, held_out):
+    source = rng(2)
+    for _ in range(200):
+        cards = draw_cards(source, 1, held_out)
+        question = maker(source, cards, held_out)
+        right = question.options[question.right]
+        assert right in (cards[0].name, cards[0].colour, cards[0].shape)
+        assert len(set(question.options)) == 4 and question.answer == "ABCD"[question.right]
+        assert f"\n{question.answer}. {right}\n" in question.text
+
+
+def test_training_never_names_a_combination_of_the_test_world():
+    held_out = [card.name for card in all_cards(held_out=True)]
+    source = rng(3)
+    for _ in range(300):
+        cards = draw_cards(source, int(source.integers(1, 5)), held_out=False)
+        for question in ask(source, cards, 4, relations=0.5):
+            assert not any(name in question.text or name in question.answer for name in held_out)
+
+
+def guesses(question):
+    """What somebody who sees the options alone could pick: letters, and options that are like or unlike the others."""
+    words = Counter(word for option in question.options for word in option.replace(",", "").split())
+    score = [sum(words[word] for word in option.replace(",", "").split()) for option in question.options]
+    number = [float(option) if option.isdigit() else 0.0 for option in question.options]
+    middle = np.argsort(number)[1:3]
+    yield from ((f"letter {place}", place) for place in range(4))
+    yield "commonest words", int(np.argmax(score))
+    yield "rarest words", int(np.argmin(score))
+    yield "smallest", int(np.argmin(number))
+    yield "largest", int(np.argmax(number))
+    yield "middle", int(middle[0])
+    yield "first by name", int(np.argsort(question.options)[0])
+    yield "longest", int(np.argmax([len(option) for option in question.options]))
+
+
+@pytest.mark.parametrize("task", ["needle", "ordering", "counting"])
+def test_no_guess_from_the_options_beats_chance(task):
+    """Over the test set itself; every guess must stay near a quarter (99.9 % of a fair coin's spread)."""
+    testset, right, total = TestSet(task, 1500, 8, 28), Counter(), 0
+    for index in range(len(testset)):
+        source = np.random.default_rng([1 << 20, 0, sum(task.encode()), 8, index])
+        _, asked, _ = testset._make(source, index)
+        question = asked[int(rng(index).integers(len(asked)))]
+        total += 1
+        for name, place in guesses(question):
+            right[name] += place == question.right
+    for name, number in right.items():
+        low, high = 0.25 - 3.3 * (0.1875 / total) ** 0.5, 0.25 + 3.3 * (0.1875 / total) ** 0.5
+        assert low < number / total < high, (name, number / total)
+
+
+def test_yes_and_no_are_equally_likely():
+    answers = Counter(question.answer for question in questions(is_shown, 2000))
+    assert abs(answers["yes"] / 2000 - 0.5) < 0.04
+
+
+def test_four_tries_put_the_right_option_in_every_place():
+    for task in ("ordering", "counting"):
+        item = TestSet(task, 4, 16, 28)[2]
+        assert [question.right for question in item.questions] == list(range(TRIES))
+        assert len({question.options[question.right] for question in item.questions}) == 1
+        assert all(sorted(q.options) == sorted(item.questions[0].options) for q in item.questions)
+
+
+def test_answers_about_order_number_and_absence():
+    assert count(rng(), TRAIN, False).answer == "3"
+    asked = next_card(rng(), TRAIN, False)
+    place = [card.name for card in TRAIN].index(asked.answer)
+    assert f"after the {TRAIN[place - 1].name}?" in asked.text
+    assert choose_order(rng(), TRAIN, False).answer in "ABCD"
+    order = choose_order(rng(), TRAIN, False)
+    assert order.options[order.right] == "red square, blue star, cyan circle"
+    number = choose_count(rng(), TRAIN, False)
+    assert number.options[number.right] == "3"
+    absent = no_such(rng(), TRAIN, False)
+    assert absent.answer == NONE_SUCH and not any(card.shape in absent.text for card in TRAIN)
+
+
+def test_the_quick_starts_question_names_the_card_or_says_no():
+    assert advertisement(rng(), [], False).answer == "No."
+    assert advertisement(rng(), TRAIN[:1], False).answer == "Yes, a red square."
+    assert advertisement(rng(), TRAIN[:2], False).answer == "Yes, a red square and a blue star."
+
+
+def test_every_kind_of_question_comes_up():
+    source, seen = rng(4), Counter()
+    for _ in range(2000):
+        cards = draw_cards(source, int(source.integers(0, 5)), False)
+        seen.update(question.kind for question in ask(source, cards, 2, relations=0.5))
+    assert len(seen) >= len(NEEDLES) + len(RELATIONS)
+
+
+def test_the_interval_of_a_share_holds_it_and_shrinks():
+    low, high = interval(98, 100)
+    assert low < 0.98 < high and high - low < 0.1
+    assert interval(0, 0) == (0.0, 1.0) and interval(0, 10)[0] == 0.0 and interval(10, 10)[1] == 1.0

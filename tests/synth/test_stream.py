@@ -1,0 +1,112 @@
+"""Streamed samples: seeded, of the training world, and the same to the model as frames that were drawn before."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from videoxl.errors import DataError
+from videoxl.model.builder import load_pretrained_model
+from videoxl.synth.cards import all_cards
+from videoxl.synth.drawing import DrawnFrames
+from videoxl.synth.stages import GPU_STAGES, STAGES, Stage, find_stage
+from videoxl.synth.stream import SyntheticStream
+from videoxl.train.arguments import TrainingArguments
+from videoxl.train.run import main
+from videoxl.train.trainer import OwnBatches, VideoXLTrainer
+
+
+def stream(base, stage, seed=0):
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = load_pretrained_model(base, device_map="cpu")[1]
+    tower = model.model.vision_tower
+    return SyntheticStream(stage, tokenizer, model.config, tower.num_patches, tower.image_size, seed), model
+
+
+@pytest.mark.parametrize("stage", GPU_STAGES, ids=lambda stage: stage.name)
+def test_samples_depend_on_seed_epoch_and_index_alone(small_base, stage):
+    data, _ = stream(small_base, stage)
+    again, other = stream(small_base, stage)[0], stream(small_base, stage, seed=1)[0]
+    key = (0, data.batches[0][-1])
+    first, second = data[key], again[key]
+    assert first.encoded == second.encoded and first.classes == second.classes
+    assert all(torch.equal(a, b) for a, b in zip(first.visual, second.visual))
+    for changed in (other[key], data[(1, key[1])]):
+        assert (first.encoded, first.classes) != (changed.encoded, changed.classes) or any(
+            a.shape != b.shape or not torch.equal(a, b) for a, b in zip(first.visual, changed.visual)
+        )
+
+
+@pytest.mark.parametrize("stage", GPU_STAGES, ids=lambda stage: stage.name)
+def test_a_step_has_the_frames_that_the_stage_names_in_rows_of_one_shape(small_base, stage):
+    data, _ = stream(small_base, stage)
+    assert len(data.batches) == stage.steps
+    for batch in data.batches[:20]:
+        assert len({data.plans[index].key for index in batch}) == 1
+        (kind, frames), *_ = {data._shapes[index] for index in batch}
+        if stage.kind == "video" and kind == "video":
+            assert frames in stage.frames and len(batch) * frames <= stage.frames_a_step
+        elif stage.kind != "video":
+            assert len(batch) == stage.rows
+
+
+def test_texts_of_training_name_no_card_of_the_test_world(small_base):
+    data, _ = stream(small_base, GPU_STAGES[1])
+    held_out = [card.name for card in all_cards(held_out=True)]
+    for index in range(300):
+        ids, _ = data[(0, index)].encoded[0]
+        text = data.tokenizer.tokenizer.decode(ids)
+        assert not any(name in text for name in held_out)
+
+
+def test_processes_share_batches_evenly():
+    batches = [[2 * n, 2 * n + 1] for n in range(7)]
+    parts = [list(OwnBatches(batches, 2, rank)) for rank in (0, 1)]
+    assert len(parts[0]) == len(parts[1]) == 3
+    assert sorted(index for part in parts for batch in part for _, index in batch) == list(range(12))
+
+
+def test_a_tower_that_stands_still_gives_the_loss_that_one_that_learns_gives(small_base, tmp_path):
+    stage = Stage("few", "video", 2, 1e-3, frames=(12,), frames_a_step=24, questions=2)
+    data, model = stream(small_base, stage)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    trainer = VideoXLTrainer(model=model, args=arguments, train_dataset=data, image_processor=processor_of(small_base))
+    batch = data.collate([data[(0, index)] for index in data.batches[0]])
+    assert isinstance(batch["images"], DrawnFrames)
+    losses, shapes = [], []
+    for learns in (True, False):
+        model.model.vision_tower.requires_grad_(learns)
+        inputs = trainer.model_inputs(batch)
+        shapes.append(inputs["images"][0].dim())
+        losses.append(float(model(**inputs).loss.detach()))
+    assert shapes == [4, 3]  # pixels, features
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def processor_of(folder):
+    return load_pretrained_model(folder, device_map="cpu")[2]
+
+
+@pytest.mark.parametrize("name", ["gpu/nothing", "nothing", "huge/words"])
+def test_an_unknown_stage_is_refused_with_those_there_are(name):
+    with pytest.raises(DataError, match="cpu/words"):
+        find_stage(name)
+
+
+def test_the_training_program_refuses_a_stage_that_there_is_not(small_base, tmp_path, capsys):
+    arguments = ["--model_name_or_path", str(small_base), "--data_path", "synth:cpu/none", "--use_cpu", "True"]
+    assert main([*arguments, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "no stage 'cpu/none'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag, value", [("--cache_features", "features"), ("--dry_run", "True")])
+def test_what_needs_records_is_refused_for_a_stream(small_base, tmp_path, capsys, flag, value):
+    arguments = ["--model_name_or_path", str(small_base), "--data_path", "synth:cpu/words", "--use_cpu", "True"]
+    assert main([*arguments, flag, value, "--output_dir", str(tmp_path / "out")]) == 2
+    assert flag in capsys.readouterr().err
+
+
+def test_the_small_size_has_only_stages_of_the_large_one():
+    large = [stage.name for stage in STAGES["gpu"]]
+    assert [name for name in large if name in {stage.name for stage in STAGES["cpu"]}] == [
+        stage.name for stage in STAGES["cpu"]
+    ]

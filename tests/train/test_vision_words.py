@@ -1,0 +1,49 @@
+"""The task that pulls visual tokens towards words."""
+
+import pytest
+import torch
+from conftest import TINY
+from transformers import AutoTokenizer
+
+from videoxl.model.builder import load_pretrained_model
+from videoxl.train.vision_words import VisualWords
+
+CLASSES = {"colour": ["blue", "none", "red"], "shape": ["disc", "square"]}
+
+
+@pytest.fixture
+def task():
+    torch.manual_seed(0)
+    model = load_pretrained_model(TINY, device_map="cpu")[1]
+    return VisualWords(model, CLASSES, AutoTokenizer.from_pretrained(TINY))
+
+
+def test_only_tower_projector_and_its_own_two_numbers_learn(task):
+    learning = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert {"sharpness", "threshold"} <= learning
+    assert all("vision_tower" in name or "mm_projector" in name for name in learning - {"sharpness", "threshold"})
+    assert any("mm_projector" in name for name in learning)
+
+
+def test_it_learns_which_picture_is_which(task):
+    pictures = [torch.randn(1, 3, 336, 336) for _ in range(3)]
+    wanted = torch.tensor([[0, 0], [1, 1], [2, 1]])
+    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], 2e-3)
+    first = float(task(pictures, wanted).loss.detach())
+    for _ in range(30):
+        loss = task(pictures, wanted).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    output = task(pictures, wanted)
+    assert float(output.loss.detach()) < 0.3 * first
+    assert output.correct.tolist() == [3, 3]
+
+
+def test_the_class_none_is_a_threshold_and_not_a_word(task):
+    pictures, wanted = [torch.randn(1, 3, 336, 336)], torch.tensor([[1, 0]])
+    with torch.no_grad():
+        task.threshold.fill_(1e4)
+        assert task(pictures, wanted).correct.tolist()[0] == 1
+        task.threshold.fill_(-1e4)
+        assert task(pictures, wanted).correct.tolist()[0] == 0

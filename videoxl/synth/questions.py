@@ -1,0 +1,215 @@
+"""Questions about stories, with answers.
+
+No question can be answered from its options: in a choice among cards, every colour and every shape stands in equally
+many options; the place of the right number among the numbers offered is uniform; letters are uniform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from videoxl.synth.cards import COLOUR_NAMES, Card, all_cards, draw_cards
+from videoxl.synth.glyphs import SHAPES
+
+ADVERTISEMENT = "Does this video contain any inserted advertisement? If yes, which is the content of the ad?"
+NONE_SUCH = "There is no such card."
+BY_LETTER = "Answer with the option's letter."
+MOST_CARDS = 6
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question. `options` is empty for an open one; `right` is the place of the right option."""
+
+    kind: str
+    text: str
+    answer: str
+    options: tuple[str, ...] = ()
+    right: int = -1
+
+    def turned(self, right: int) -> Question:
+        """The same with the right option in another place, the others in their order behind it (VNBench's tries)."""
+        shift = right - self.right
+        options = tuple(self.options[(place - shift) % len(self.options)] for place in range(len(self.options)))
+        text = self.text[: self.text.index("\nA. ")]
+        return _choice(self.kind, text, options, right)
+
+
+def _choice(kind: str, text: str, options: Sequence[str], right: int) -> Question:
+    lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options)]
+    return Question(kind, "\n".join([text, *lines, BY_LETTER]), "ABCD"[right], tuple(options), right)
+
+
+def _shuffled_choice(rng: np.random.Generator, kind: str, text: str, right: str, wrong: Sequence[str]) -> Question:
+    options = [right, *wrong]
+    order = rng.permutation(len(options))
+    return _choice(kind, text, [options[place] for place in order], int(np.flatnonzero(order == 0)[0]))
+
+
+def choose_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """Which of four cards is in the video."""
+    right = cards[rng.integers(len(cards))]
+    absent = _others_in_grid(rng, right, cards, held_out) if rng.random() < 0.5 else None
+    if absent is None:
+        absent = _others_apart(rng, right, cards, held_out)
+    text = "Which card is shown in this video?"
+    return _shuffled_choice(rng, "card", text, right.name, [card.name for card in absent])
+
+
+def _others_in_grid(rng: np.random.Generator, right: Card, cards: Sequence[Card], held_out: bool) -> list[Card] | None:
+    """Three more of a two by two grid of colours and shapes, none of them shown."""
+    world = set(all_cards(held_out))
+    grids = []
+    for colour in COLOUR_NAMES:
+        for shape in SHAPES:
+            if colour != right.colour and shape != right.shape:
+                grids.append([Card(colour, shape), Card(colour, right.shape), Card(right.colour, shape)])
+    grids = [grid for grid in grids if all(card in world and card not in cards for card in grid)]
+    return grids[rng.integers(len(grids))] if grids else None
+
+
+def _others_apart(rng: np.random.Generator, right: Card, cards: Sequence[Card], held_out: bool) -> list[Card]:
+    """Three more that share neither colour nor shape with the right one or each other, none of them shown."""
+    while True:
+        chosen = [right]
+        pool = [card for card in all_cards(held_out) if card not in cards]
+        while len(chosen) < 4:
+            pool = [card for card in pool if card.colour != chosen[-1].colour and card.shape != chosen[-1].shape]
+            if not pool:
+                break
+            chosen.append(pool[rng.integers(len(pool))])
+        if len(chosen) == 4:
+            return chosen[1:]
+
+
+def choose_colour(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    right = cards[rng.integers(len(cards))]
+    possible = [name for name in COLOUR_NAMES if held_out or not Card(name, right.shape).is_held_out]
+    wrong = rng.permutation([name for name in possible if name != right.colour])[:3]
+    text = f"What colour is the {right.shape} on the card?"
+    return _shuffled_choice(rng, "colour", text, right.colour, wrong.tolist())
+
+
+def choose_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    right = cards[rng.integers(len(cards))]
+    possible = [name for name in SHAPES if held_out or not Card(right.colour, name).is_held_out]
+    wrong = rng.permutation([name for name in possible if name != right.shape])[:3]
+    text = f"What is the shape of the {right.colour} thing on the card?"
+    return _shuffled_choice(rng, "shape", text, right.shape, wrong.tolist())
+
+
+def open_colour(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    card = cards[rng.integers(len(cards))]
+    return Question("open colour", f"What colour is the {card.shape} on the card?", card.colour)
+
+
+def open_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    card = cards[rng.integers(len(cards))]
+    return Question("open shape", f"What is the shape of the {card.colour} thing on the card?", card.shape)
+
+
+def is_shown(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """Yes and no are equally likely, whatever the card."""
+    if cards and rng.random() < 0.5:
+        card, answer = cards[rng.integers(len(cards))], "yes"
+    else:
+        pool = [card for card in all_cards(held_out) if card not in cards]
+        card, answer = pool[rng.integers(len(pool))], "no"
+    return Question("is shown", f"Is there a card with a {card.name} in this video?", answer)
+
+
+def no_such(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """About a shape that no card has."""
+    absent = [shape for shape in SHAPES if shape not in {card.shape for card in cards}]
+    shape = absent[rng.integers(len(absent))]
+    return Question("no such", f"What colour is the {shape} on the card?", NONE_SUCH)
+
+
+def advertisement(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """The quick start's question."""
+    names = " and ".join(f"a {card.name}" for card in cards)
+    return Question("advertisement", ADVERTISEMENT, f"Yes, {names}." if cards else "No.")
+
+
+def count(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    return Question("count", "How many cards are shown in this video?", str(len(cards)))
+
+
+def choose_count(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, first: int | None = None) -> Question:
+    """Four numbers in a row from `first` on (None: any row from 1 on that holds the right one)."""
+    text = "How many cards are shown in this video?"
+    if first is None:
+        first = int(rng.integers(max(1, len(cards) - 3), len(cards) + 1))
+    wrong = [str(number) for number in range(first, first + 4) if number != len(cards)]
+    return _shuffled_choice(rng, "counting", text, str(len(cards)), wrong)
+
+
+def first_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    if rng.random() < 0.5:
+        return Question("first", "Which card is shown first?", cards[0].name)
+    return Question("last", "Which card is shown last?", cards[-1].name)
+
+
+def next_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    place = int(rng.integers(len(cards) - 1))
+    return Question("next", f"Which card is shown next after the {cards[place].name}?", cards[place + 1].name)
+
+
+def choose_order(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """Four of the orders in which the first four cards could come."""
+    names = [card.name for card in cards[:4]]
+    orders: list[str] = []
+    while len(orders) < 3:
+        order = ", ".join(names[place] for place in rng.permutation(len(names)))
+        if order not in orders and order != ", ".join(names):
+            orders.append(order)
+    text = "In which order are the cards shown?"
+    return _shuffled_choice(rng, "ordering", text, ", ".join(names), orders)
+
+
+Maker = Callable[[np.random.Generator, Sequence[Card], bool], Question]
+# (maker, least cards, most cards, weight)
+NEEDLES: tuple[tuple[Maker, int, int, float], ...] = (
+    (choose_card, 1, MOST_CARDS, 3.0),
+    (choose_colour, 1, MOST_CARDS, 1.5),
+    (choose_shape, 1, MOST_CARDS, 1.5),
+    (open_colour, 1, MOST_CARDS, 1.0),
+    (open_shape, 1, MOST_CARDS, 1.0),
+    (is_shown, 0, MOST_CARDS, 1.0),
+    (advertisement, 0, 2, 1.0),
+)
+RELATIONS: tuple[tuple[Maker, int, int, float], ...] = (
+    (no_such, 0, MOST_CARDS, 1.0),
+    (count, 0, MOST_CARDS, 1.0),
+    (choose_count, 1, MOST_CARDS, 2.0),
+    (first_card, 2, MOST_CARDS, 1.0),
+    (next_card, 2, MOST_CARDS, 1.0),
+    (choose_order, 3, 4, 4.0),
+)
+
+
+def ask(
+    rng: np.random.Generator, cards: Sequence[Card], number: int, held_out: bool = False, relations: float = 0.25
+) -> list[Question]:
+    """`number` questions about a video with these cards; a share of `relations` asks for order, number or absence."""
+    return [_ask_one(rng, cards, held_out, RELATIONS if rng.random() < relations else NEEDLES) for _ in range(number)]
+
+
+def _ask_one(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, makers) -> Question:
+    fitting = [(maker, weight) for maker, least, most, weight in makers if least <= len(cards) <= most]
+    weights = np.array([weight for _, weight in fitting])
+    return fitting[rng.choice(len(fitting), p=weights / weights.sum())][0](rng, cards, held_out)
+
+
+def draw_number_of_cards(rng: np.random.Generator, most: int) -> int:
+    """How many cards a training video has: most often one."""
+    shares = np.array([0.12, 0.38, 0.12, 0.12, 0.14, 0.06, 0.06])[: most + 1]
+    return int(rng.choice(len(shares), p=shares / shares.sum()))
+
+
+def sample_cards(rng: np.random.Generator, most: int, held_out: bool = False) -> list[Card]:
+    """Cards of one video."""
+    return draw_cards(rng, draw_number_of_cards(rng, most), held_out)

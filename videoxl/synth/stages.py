@@ -1,0 +1,152 @@
+"""The stages in which the small model learns: what it sees, which parts of it learn, for how many steps.
+
+Each is one run of the training program (`videoxl.train`) on `--data_path synth:SIZE/NAME`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from videoxl.errors import DataError
+
+SYNTHETIC = "synth:"
+"""How `--data_path` names a stage: synth:SIZE/NAME."""
+
+VISION, PROJECTOR, DECODER = "mm_vision_tower", "mm_mlp_adapter", "mm_language_model"
+ALL = ",".join((VISION, PROJECTOR, DECODER))
+STILL_TOWER = ",".join((PROJECTOR, DECODER))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run.
+
+    Attributes:
+        kind: `classes` (pictures with classes), `words of pictures` (the same, towards the decoder's words), `text`
+            (stories in words) or `video`.
+        steps: optimizer steps; a step is one batch.
+        frames: frames of a video, drawn uniformly from these for each batch. frames_a_step: of all videos of a batch.
+        rows: samples of a batch, where it is not `video`.
+        questions: about each video.
+        most_cards: in a video.
+        clip_frames: least and most frames of a scene.
+        relations: share of questions about order, number and absence.
+        caption: whether some of the questions ask for a description.
+        pictures: share of batches that are pictures (a region of 576 tokens) and not videos.
+        parts: what learns.
+        flags: more flags of the training program.
+    """
+
+    name: str
+    kind: str
+    steps: int
+    learning_rate: float
+    frames: tuple[int, ...] = (1,)
+    frames_a_step: int = 512
+    rows: int = 512
+    questions: int = 6
+    most_cards: int = 4
+    clip_frames: tuple[int, int] = (2, 24)
+    relations: float = 0.25
+    caption: bool = False
+    pictures: float = 0.0
+    parts: str = ALL
+    flags: tuple[str, ...] = ()
+
+    @property
+    def compresses(self) -> bool:
+        """Whether beacons run in it."""
+        flags = " ".join(self.flags) + " "
+        return self.kind == "video" and "--beacon_ratio 0 " not in flags
+
+    def arguments(self) -> list[str]:
+        """Flags of the training program that belong to this stage."""
+        given = ["--learning_rate", str(self.learning_rate), *self.flags]
+        if self.kind == "classes":
+            return [*given, "--train_task", "vision_classes"]
+        if self.kind == "words of pictures":
+            return [*given, "--train_task", "vision_words"]
+        return [*given, "--mm_tunable_parts", self.parts]
+
+
+def _flags(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_STEADY = "--lr_scheduler_type constant_with_warmup --warmup_steps 10"
+_COSINE = "--lr_scheduler_type cosine --warmup_steps 20"
+_RATIOS = "--beacon_ratio 2 4 8 16"
+
+GPU_STAGES = (
+    # Tower and decoder learn apart, the one on classes, the other on stories in words; then visual tokens learn to look
+    # like words. Without any of the three the joint task stands still for longer than all stages take together.
+    Stage("vision", "classes", 1000, 1e-3, rows=256, flags=_flags(_COSINE)),
+    Stage(
+        "words", "text", 550, 1e-3, rows=128, parts=DECODER, caption=True, questions=8, relations=0.1,
+        flags=_flags(_STEADY),
+    ),
+    Stage("matching", "words of pictures", 280, 1e-3, rows=256, flags=_flags(_COSINE)),
+    # All visual tokens kept at first: beacons learn to sum up in seconds once something reads visual tokens at all.
+    Stage(
+        "pictures", "video", 220, 1e-3, frames=(2, 4), frames_a_step=256, questions=4, clip_frames=(1, 3), caption=True,
+        relations=0.0, flags=_flags(f"{_STEADY} --beacon_ratio 0"),
+    ),
+    Stage(
+        "summaries", "video", 250, 1e-3, frames=(1, 2, 4), frames_a_step=256, questions=4, clip_frames=(1, 3),
+        caption=True, relations=0.05, pictures=0.1, flags=_flags(f"{_STEADY} {_RATIOS}"),
+    ),
+    Stage(
+        "clips", "video", 260, 1e-3, frames=(2, 4, 8, 16), frames_a_step=384, questions=5, clip_frames=(1, 8),
+        caption=True, relations=0.15, pictures=0.05,
+        flags=_flags(
+            "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":3e-4} --warmup_steps 10 "
+            f"--position_gap_max 8000 {_RATIOS}"
+        ),
+    ),
+    # From here on the tower stands still.
+    Stage(
+        "minutes", "video", 160, 7e-4, frames=(16, 32, 64), frames_a_step=1024, most_cards=6, parts=STILL_TOWER,
+        flags=_flags(f"{_STEADY} {_RATIOS} --beacon_ratio_mix step-random --position_gap_max 12000"),
+    ),
+    Stage(
+        "long", "video", 60, 6e-4, frames=(64, 128, 256), frames_a_step=3072, most_cards=6, parts=STILL_TOWER,
+        flags=_flags(
+            "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":1e-4} --warmup_steps 5 "
+            f"--beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"
+        ),
+    ),
+    Stage(
+        "hours", "video", 12, 1.5e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=8, parts=STILL_TOWER,
+        relations=0.1,
+        flags=_flags(
+            "--lr_scheduler_type cosine --warmup_steps 2 --beacon_ratio 8 16 --beacon_ratio_mix instance-random "
+            "--bptt_windows 2 --position_gap_max 100"
+        ),
+    ),
+)  # fmt: skip
+
+
+def _small(stage: Stage, steps: int, frames: tuple[int, ...], frames_a_step: int, rows: int) -> Stage:
+    return replace(stage, steps=steps, frames=frames, frames_a_step=frames_a_step, rows=rows)
+
+
+CPU_STAGES = (
+    _small(GPU_STAGES[0], 60, (1,), 0, 64),
+    _small(GPU_STAGES[1], 40, (1,), 0, 16),
+    _small(GPU_STAGES[2], 30, (1,), 0, 64),
+    _small(GPU_STAGES[3], 40, (1, 2), 32, 0),
+    _small(GPU_STAGES[4], 40, (1, 2), 32, 0),
+    _small(GPU_STAGES[6], 10, (16,), 64, 0),
+    _small(GPU_STAGES[8], 4, (64,), 128, 0),
+)
+STAGES = {"gpu": GPU_STAGES, "cpu": CPU_STAGES}
+
+
+def find_stage(name: str) -> Stage:
+    """The stage SIZE/NAME. Raises `DataError` for one that there is not."""
+    size, _, stage = name.partition("/")
+    found = next((each for each in STAGES.get(size, ()) if each.name == stage), None)
+    if found is None:
+        known = ", ".join(f"{size}/{each.name}" for size, stages in STAGES.items() for each in stages)
+        raise DataError(f"no stage {name!r} in the synthetic world; there are {known}")
+    return found

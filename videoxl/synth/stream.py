@@ -1,0 +1,160 @@
+"""The world as a data set that is never written down: frames travel as numbers and are drawn where the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.pooling import visual_length
+from videoxl.synth.cards import COLOUR_NAMES, all_cards, overlay_card, show_card
+from videoxl.synth.drawing import DrawnFrames
+from videoxl.synth.glyphs import SHAPES
+from videoxl.synth.questions import Question, ask, sample_cards
+from videoxl.synth.scenes import families, make_clip
+from videoxl.synth.stages import Stage
+from videoxl.synth.story import Story, tell
+from videoxl.train.collator import collate
+from videoxl.train.dataset import Sample
+from videoxl.train.labels import encode_conversation
+from videoxl.train.plans import SamplePlan
+
+NO = "none"
+WORDS_FRAMES = 10  # of a story in words
+CLASSES = ("classes", "words of pictures")
+
+
+class SyntheticStream(Dataset):
+    """Samples of one stage. Every batch is drawn from (seed, stage, number of the batch) alone.
+
+    Attributes:
+        batches: indices of the samples of each step.
+        plans: the shape of each sample.
+    """
+
+    def __init__(self, stage: Stage, tokenizer, config: VideoXLConfig, num_patches: int, side: int, seed: int):
+        self.stage = stage
+        self.side = side
+        self.seed = seed
+        self.tokenizer = _Remembering(tokenizer)
+        self.version = "qwen_1_5"
+        self.too_long: list = []
+        self.unreadable: list = []
+        self.class_names = {}
+        if stage.kind in CLASSES:
+            self.class_names = {"colour": [NO, *COLOUR_NAMES], "shape": [NO, *SHAPES]}
+        self.batches: list[list[int]] = []
+        self.plans: list[SamplePlan] = []
+        self._shapes: list[tuple[str, int]] = []
+        for number in range(stage.steps):
+            kind, frames, rows = self._batch_shape(number)
+            regions = () if kind == "text" else ((kind, visual_length(frames, num_patches, kind, config)),)
+            self.batches.append(list(range(len(self.plans), len(self.plans) + rows)))
+            questions = stage.questions if regions else 1
+            self.plans += [SamplePlan((0,) * len(regions), regions, 0, questions)] * rows
+            self._shapes += [(kind, frames)] * rows
+        self.records = range(len(self.plans))
+
+    def _batch_shape(self, number: int) -> tuple[str, int, int]:
+        """Kind, frames and rows of a batch."""
+        stage = self.stage
+        if stage.kind != "video":
+            return ("image" if stage.kind in CLASSES else "text"), 1, stage.rows
+        rng = np.random.default_rng([self.seed, number, 1])
+        if rng.random() < stage.pictures:
+            return "image", 1, max(1, stage.frames_a_step // 4)
+        frames = int(rng.choice(stage.frames))
+        return "video", frames, max(1, stage.frames_a_step // frames)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index, sum(self.stage.name.encode())])
+        kind, frames = self._shapes[index]
+        if self.stage.kind in CLASSES:
+            return self._labelled_picture(rng, index, epoch)
+        if kind == "text":
+            return self._in_words(rng, index, epoch)
+        cards = sample_cards(rng, min(self.stage.most_cards, max(1, frames // 2)))
+        story = tell(rng, frames, cards, clip_frames=self.stage.clip_frames)
+        questions = self._questions(rng, story, "picture" if kind == "image" else "video")
+        visual = torch.from_numpy(story.numbers)
+        return Sample(index, epoch, str(index), kind, self._encode(questions, True), [visual], [story.shown])
+
+    def _in_words(self, rng: np.random.Generator, index: int, epoch: int) -> Sample:
+        """A story as text, all questions one after the other in one conversation: many answers for little text."""
+        story = tell(rng, WORDS_FRAMES, sample_cards(rng, self.stage.most_cards), clip_frames=(1, 3))
+        turns = []
+        for question in self._questions(rng, story, "video"):
+            turns += [{"from": "human", "value": question.text}, {"from": "gpt", "value": question.answer}]
+        turns[0]["value"] = f"Scenes: {story.in_words()}.\n{turns[0]['value']}"
+        encoded = encode_conversation(turns, self.tokenizer, self.version, has_image=False)
+        return Sample(index, epoch, str(index), "text", [encoded], [])
+
+    def _questions(self, rng: np.random.Generator, story: Story, what: str) -> list[Question]:
+        questions = ask(rng, story.cards, self.stage.questions, relations=self.stage.relations)
+        if self.stage.caption and rng.random() < 0.5:
+            questions[0] = Question("caption", f"Describe this {what}.", story.in_words() + ".")
+        return questions
+
+    def _encode(self, questions: Sequence[Question], has_image: bool) -> list[tuple[list[int], list[int]]]:
+        image = "<image>\n" if has_image else ""
+        turns = [
+            [{"from": "human", "value": image + question.text}, {"from": "gpt", "value": question.answer}]
+            for question in questions
+        ]
+        return [encode_conversation(each, self.tokenizer, self.version, has_image) for each in turns]
+
+    def _labelled_picture(self, rng: np.random.Generator, index: int, epoch: int) -> Sample:
+        """One frame and its classes; most show a card."""
+        scenes = families(held_out=False)
+        numbers = make_clip(rng, scenes[rng.integers(len(scenes))], 4)[rng.integers(4)][None]
+        colour = shape = NO
+        if rng.random() < 0.7:
+            cards = all_cards(held_out=False)
+            card = cards[rng.integers(len(cards))]
+            colour, shape = card.colour, card.shape
+            if rng.random() < 0.5:
+                numbers = overlay_card(rng, numbers, card)
+            else:
+                numbers = show_card(rng, card, 1)
+        classes = [names.index(value) for names, value in zip(self.class_names.values(), (colour, shape))]
+        return Sample(index, epoch, str(index), "image", [], [torch.from_numpy(numbers)], [[]], classes)
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """As for files, but the frames of all samples in one tensor, which crosses to the trainer's process at once."""
+        batch = collate(samples)
+        if batch["images"]:
+            counts = [len(numbers) for numbers in batch["images"]]
+            batch["images"] = DrawnFrames(torch.cat(batch["images"]), counts, self.side)
+        return batch
+
+
+class _Remembering:
+    """A tokenizer that keeps what it has seen: most texts here are pieces of a few templates."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self._ids = lru_cache(maxsize=1 << 16)(lambda text: tokenizer(text).input_ids)
+
+    def __reduce__(self):
+        return _Remembering, (self.tokenizer,)
+
+    def __call__(self, text: str) -> _Encoded:
+        return _Encoded(self._ids(text))
+
+    def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
+        return self.tokenizer.convert_tokens_to_ids(tokens)
+
+
+@dataclass
+class _Encoded:
+    input_ids: list[int]

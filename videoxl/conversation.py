@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from videoxl.constants import IMAGE_TOKEN_INDEX
 
 SYSTEM_MESSAGE = "You are a helpful assistant."
+SELECT_MESSAGE = (
+    "Carefully watch this video and pay attention to every detail. Based on your observations, select the best option "
+    "that accurately addresses the question."
+)
+"""System message behind the published VNBench scores (`eval/eval_vnbench.py` of the published system)."""
 
 
 @dataclass

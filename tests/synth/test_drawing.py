@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from videoxl.synth.cards import COLOURS, Card, all_cards, draw_cards, overlay_card, show_card
-from videoxl.synth.drawing import DrawnFrames, draw
+from videoxl.synth.cards import (
+    COLOURS,
+    FAR,
+    NUM_TESTED,
+    Card,
+    all_cards,
+    draw_cards,
+    draw_ink,
+    overlay_card,
+    show_card,
+)
+from videoxl.synth.drawing import B, DrawnFrames, draw
 from videoxl.synth.glyphs import NAMES, SHAPES, SIDE, glyph_masks
 from videoxl.synth.scenes import FAMILIES, HELD_OUT, families, make_clip
 from videoxl.synth.story import tell
@@ -47,6 +57,21 @@ def test_a_card_shows_its_colour_on_light_paper(shape, overlaid):
     assert is_red.float().mean() > least and is_paper.float().mean() > least
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_colour_without_a_name_is_never_that_of_a_test_card(shape):
+    held_out = [COLOURS[card.colour] for card in all_cards(held_out=True) if card.shape == shape]
+    inks = np.stack([draw_ink(rng(seed), shape) for seed in range(200)])
+    for colour in held_out:
+        assert (np.abs(inks - np.array(colour)).max(axis=1) > FAR).all()
+    assert inks.std(axis=0).min() > 0.2  # all over the colours there are
+
+
+def test_a_card_over_a_flash_keeps_its_light():
+    scene = make_clip(rng(1), "flashes", 6)
+    assert len(set(scene[:, B["light"]])) > 1
+    assert (overlay_card(rng(), scene, Card("brown", "star"))[:, B["light"]] == 1).all()
+
+
 def test_frames_drawn_together_and_one_by_one_are_equal():
     numbers = torch.from_numpy(np.concatenate([make_clip(rng(2), family, 2) for family in FAMILIES]))
     together = draw(numbers, 56)
@@ -57,8 +82,12 @@ def test_frames_drawn_together_and_one_by_one_are_equal():
 
 def test_training_and_test_worlds_share_neither_cards_nor_all_families():
     train, test = all_cards(held_out=False), all_cards(held_out=True)
-    assert len(train) == 48 and len(test) == 16 and not set(train) & set(test)
-    assert {card.colour for card in test} == set(COLOURS) and {card.shape for card in test} == set(SHAPES)
+    assert len(train) == len(COLOURS) * len(SHAPES) - 16 and len(test) == 16 and not set(train) & set(test)
+    assert {card.colour for card in test} == set(list(COLOURS)[:NUM_TESTED])
+    assert {card.shape for card in test} == set(SHAPES[:NUM_TESTED])
+    for card in test:  # its colour and its shape are both learnt, apart from each other
+        assert {other.shape for other in train if other.colour == card.colour} > set(SHAPES[NUM_TESTED:])
+        assert {other.colour for other in train if other.shape == card.shape} > set(list(COLOURS)[NUM_TESTED:])
     assert HELD_OUT not in families(held_out=False) and HELD_OUT in families(held_out=True)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from videoxl.synth.cards import Card, all_cards, draw_cards
+from videoxl.synth.cards import COLOUR_NAMES, Card, all_cards, draw_cards
 from videoxl.synth.evaluate import interval
 from videoxl.synth.questions import (
     NEEDLES,
@@ -19,9 +19,11 @@ from videoxl.synth.questions import (
     choose_order,
     choose_shape,
     count,
+    is_shape_shown,
     is_shown,
     next_card,
     no_such,
+    sample_cards,
 )
 from videoxl.synth.testset import TRIES, TestSet
 
@@ -91,9 +93,39 @@ def test_no_guess_from_the_options_beats_chance(task):
         assert low < number / total < high, (name, number / total)
 
 
-def test_yes_and_no_are_equally_likely():
-    answers = Counter(question.answer for question in questions(is_shown, 2000))
+@pytest.mark.parametrize("maker", [is_shown, is_shape_shown])
+def test_yes_and_no_are_equally_likely(maker):
+    answers = Counter(question.answer for question in questions(maker, 2000))
     assert abs(answers["yes"] / 2000 - 0.5) < 0.04
+
+
+def test_choices_are_also_written_as_the_published_evaluations_write_them():
+    asked = choose_colour(rng(), TRAIN[:1], False)
+    letter, option = asked.answer, asked.options[asked.right]
+    vnbench, needle = asked.as_vnbench(), asked.as_needle()
+    assert vnbench.text.startswith("Question: What colour is the square on the card?\nOptions:\n(A) ")
+    assert vnbench.text.endswith("\n") and f"\n({letter}) {option}\n" in vnbench.text
+    assert vnbench.answer == f"({letter}) {option}"
+    assert needle.text.endswith("\nChoose the best option.") and f"({letter}) {option}\n" in needle.text
+    assert needle.answer == f"Best option:({letter}) {option}"
+    source, styles = rng(5), Counter()
+    for _ in range(500):
+        for question in ask(source, TRAIN[:1], 2, relations=0.0):
+            styles[question.text.startswith("Question: ") if question.options else None] += 1
+    assert 0.3 < styles[True] / (styles[True] + styles[False]) < 0.5
+
+
+def test_a_colour_without_a_name_is_never_asked_for():
+    source, seen = rng(6), Counter()
+    for _ in range(300):
+        for question in ask(source, [Card(None, "star")], 3, relations=0.5):
+            seen[question.kind] += 1
+            assert not any(colour in question.text + question.answer for colour in COLOUR_NAMES)
+            assert "star" in question.text + question.answer or question.answer in ("no", *"ABCD")
+    assert set(seen) == {"lone shape", "is shape shown"}
+    cards = [sample_cards(source, 4) for _ in range(400)]
+    assert any(each and each[0].colour is None for each in cards)
+    assert all(card.colour for _ in range(200) for card in sample_cards(source, 4, held_out=True))
 
 
 def test_four_tries_put_the_right_option_in_every_place():

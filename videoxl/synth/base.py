@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig
 
 from videoxl import LlavaQwenForCausalLM, VideoXLConfig
-from videoxl.conversation import SYSTEM_MESSAGE
+from videoxl.conversation import SELECT_MESSAGE, SYSTEM_MESSAGE
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.synth.questions import ask, sample_cards
 from videoxl.synth.story import tell
@@ -136,7 +136,7 @@ def write_tokenizer_config(folder: Path, size: int, max_length: int) -> None:
 
 def _texts(number: int) -> list[str]:
     rng = np.random.default_rng(0)
-    texts = ["system\n" + SYSTEM_MESSAGE + "\nuser\nassistant\n"] * (number // 4)
+    texts = [f"system\n{message}\nuser\nassistant\n" for message in (SYSTEM_MESSAGE, SELECT_MESSAGE)] * (number // 8)
     for _ in range(number):
         cards = sample_cards(rng, 4)
         texts.append(tell(rng, 8, cards).in_words())

@@ -1,7 +1,9 @@
 """Needles: cards with one coloured shape, shown on the whole screen or laid over a part of it.
 
-One combination of colour and shape in four belongs to the test world: in training it is never on a card, never asked
-for and never offered as an option.
+The test world has eight of the colours and eight of the shapes, and one in four of their combinations: in training
+such a combination is never on a card, never asked for and never offered as an option. The other colours and shapes,
+which only training has, go with everything: without them a colour says much about which shapes can have it, and what is
+learnt is a look-alike that goes with the colour.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videoxl.synth.drawing import GLYPH, SLOTS, G, blank, glyphs_of
+from videoxl.synth.drawing import GLYPH, SLOTS, B, G, blank, glyphs_of
 from videoxl.synth.glyphs import NUMBER, SHAPES
 
 COLOURS = {
@@ -22,8 +24,15 @@ COLOURS = {
     "blue": (0.12, 0.25, 0.85),
     "purple": (0.55, 0.15, 0.70),
     "brown": (0.45, 0.26, 0.10),
+    "pink": (0.98, 0.60, 0.78),
+    "grey": (0.50, 0.50, 0.50),
+    "black": (0.06, 0.06, 0.06),
+    "lime": (0.65, 0.95, 0.25),
 }
 COLOUR_NAMES = tuple(COLOURS)
+NUM_TESTED = 8
+"""So many colours and so many shapes, the first ones, are those of the test world."""
+FAR = 0.3  # in at least one channel: what is so far from a colour is not taken for it
 PIECES = 3  # glyphs of a card: frame, paper, shape
 FIRST_SLOT = SLOTS - PIECES
 """Glyphs of a scene stand in the slots before; a card laid over it takes the last ones."""
@@ -31,23 +40,26 @@ FIRST_SLOT = SLOTS - PIECES
 
 @dataclass(frozen=True)
 class Card:
-    """What a card shows."""
+    """What a card shows. `colour` None: some colour without a name, never one that a test card of the shape has."""
 
-    colour: str
+    colour: str | None
     shape: str
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.shape}"
+        return self.shape if self.colour is None else f"{self.colour} {self.shape}"
 
     @property
     def is_held_out(self) -> bool:
         """Whether it belongs to the test world."""
-        return (COLOUR_NAMES.index(self.colour) + SHAPES.index(self.shape)) % 4 == 0
+        if self.colour is None:
+            return False
+        colour, shape = COLOUR_NAMES.index(self.colour), SHAPES.index(self.shape)
+        return max(colour, shape) < NUM_TESTED and (colour + shape) % 4 == 0
 
 
 def all_cards(held_out: bool) -> list[Card]:
-    """48 cards of the training world, or the 16 of the test world."""
+    """The cards of the training world, or the 16 of the test world."""
     cards = [Card(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES]
     return [card for card in cards if card.is_held_out == held_out]
 
@@ -69,6 +81,15 @@ def jitter(rng: np.random.Generator, colour: tuple[float, float, float], strengt
     return np.clip(np.array(colour) + rng.uniform(-strength, strength, 3), 0, 1)
 
 
+def draw_ink(rng: np.random.Generator, shape: str) -> np.ndarray:
+    """Any colour that does not make a card of the test world of this shape."""
+    held_out = [COLOURS[card.colour] for card in all_cards(held_out=True) if card.shape == shape]
+    while True:
+        ink = rng.uniform(0, 1, 3)
+        if ink.min() < 0.75 and all(np.abs(ink - colour).max() > FAR for colour in held_out):  # and no white
+            return ink
+
+
 def show_card(rng: np.random.Generator, card: Card, num_frames: int) -> np.ndarray:
     """A card on the whole screen, [F, WIDTH]."""
     numbers = blank(num_frames)
@@ -77,8 +98,11 @@ def show_card(rng: np.random.Generator, card: Card, num_frames: int) -> np.ndarr
 
 
 def overlay_card(rng: np.random.Generator, numbers: np.ndarray, card: Card) -> np.ndarray:
-    """The frames with a small card somewhere on them, [F, WIDTH]."""
+    """The frames with a small card somewhere on them, [F, WIDTH]. Where light jumps, it does not while the card is
+    there: twice as bright, brown is orange.
+    """
     numbers = numbers.copy()
+    numbers[:, B["light"]] = 1.0
     half = rng.uniform(0.38, 0.5)
     _lay(rng, numbers, card, half, *rng.uniform(half - 1, 1 - half, 2))
     return numbers
@@ -99,7 +123,7 @@ def _lay(rng: np.random.Generator, numbers: np.ndarray, card: Card, half: float,
     size = inner * rng.uniform(0.5, 0.8)
     room = inner * 0.9 - size
     place = np.array([x, y]) + rng.uniform(-room, room, 2)
-    colour = jitter(rng, COLOURS[card.colour])
+    colour = draw_ink(rng, card.shape) if card.colour is None else jitter(rng, COLOURS[card.colour])
     glyphs_of(numbers)[:, FIRST_SLOT + 2] = _glyph(card.shape, tuple(colour), *place, size, rng.uniform(-0.15, 0.15))
 
 

@@ -16,7 +16,20 @@ from torch import Tensor
 SIDE = 64
 _FINE = 4  # samples a side of one value of a mask
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "diamond")
+SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "cross",
+    "heart",
+    "ring",
+    "diamond",
+    "crescent",
+    "arrow",
+    "hourglass",
+    "bolt",
+)
 DIGITS = tuple("0123456789")
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 NAMES = (*SHAPES, "blob", "bar", *DIGITS, *LETTERS)
@@ -57,6 +70,10 @@ def _shape(name: str) -> np.ndarray:
         "heart": lambda: _heart(x, y),
         "ring": lambda: (radius < 0.95) & (radius > 0.55),
         "diamond": lambda: abs(x) * 1.4 + abs(y) < 0.97,
+        "crescent": lambda: (radius < 0.95) & (np.hypot(x - 0.5, y) > 0.75),
+        "arrow": lambda: ((y < 0.1) & (abs(x) < y + 0.95)) | ((y >= 0.1) & (y < 0.95) & (abs(x) < 0.25)),
+        "hourglass": lambda: (abs(x) < abs(y) * 0.85 + 0.08) & (abs(y) < 0.95),
+        "bolt": lambda: _bolt(x, y),
     }
     return _smooth(inside[name]())
 
@@ -68,6 +85,12 @@ def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     outer, inner, turn = 0.97, 0.42, np.pi / 5
     edge = outer * inner * np.sin(turn) / (inner * np.sin(turn - angle) + outer * np.sin(angle))
     return np.hypot(x, y) < edge
+
+
+def _bolt(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A slanted bar, broken in the middle: the lower half starts further right."""
+    middle = np.where(y < 0.1, -0.55 * y - 0.2, -0.55 * y + 0.3)
+    return (abs(x - middle) < 0.3) & (abs(y) < 0.95)
 
 
 def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:

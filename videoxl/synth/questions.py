@@ -7,17 +7,21 @@ many options; the place of the right number among the numbers offered is uniform
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from videoxl.synth.cards import COLOUR_NAMES, Card, all_cards, draw_cards
+from videoxl.conversation import SELECT_MESSAGE, SYSTEM_MESSAGE
+from videoxl.synth.cards import COLOUR_NAMES, NUM_TESTED, Card, all_cards, draw_cards
 from videoxl.synth.glyphs import SHAPES
 
 ADVERTISEMENT = "Does this video contain any inserted advertisement? If yes, which is the content of the ad?"
 NONE_SUCH = "There is no such card."
 BY_LETTER = "Answer with the option's letter."
 MOST_CARDS = 6
+PUBLISHED_STYLES = 0.4  # share of choices that are written as the published evaluations write them
+SELECT_SHARE = 0.2  # share of videos behind VNBench's system message
+NAMELESS = 0.25  # share of videos with one card whose colour has no name
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,24 @@ class Question:
         """The same with the right option in another place, the others in their order behind it (VNBench's tries)."""
         shift = right - self.right
         options = tuple(self.options[(place - shift) % len(self.options)] for place in range(len(self.options)))
-        text = self.text[: self.text.index("\nA. ")]
-        return _choice(self.kind, text, options, right)
+        return _choice(self.kind, self.head, options, right)
+
+    def as_vnbench(self) -> Question:
+        """The same as VNBench asks it."""
+        options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", self.options))
+        text = f"Question: {self.head}\nOptions:\n{options}\n"
+        return replace(self, text=text, answer=f"({self.answer}) {self.options[self.right]}")
+
+    def as_needle(self) -> Question:
+        """The same as the needle-in-a-haystack evaluation asks it, which begins the answer itself."""
+        options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", self.options))
+        text = f"Question: {self.head} Response the correct choice only.\nOptions:{options}\nChoose the best option."
+        return replace(self, text=text, answer=f"Best option:({self.answer}) {self.options[self.right]}")
+
+    @property
+    def head(self) -> str:
+        """The question of a choice without its options."""
+        return self.text[: self.text.index("\nA. ")]
 
 
 def _choice(kind: str, text: str, options: Sequence[str], right: int) -> Question:
@@ -87,7 +107,8 @@ def _others_apart(rng: np.random.Generator, right: Card, cards: Sequence[Card], 
 
 def choose_colour(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     right = cards[rng.integers(len(cards))]
-    possible = [name for name in COLOUR_NAMES if held_out or not Card(name, right.shape).is_held_out]
+    names = COLOUR_NAMES[:NUM_TESTED] if held_out else COLOUR_NAMES
+    possible = [name for name in names if held_out or not Card(name, right.shape).is_held_out]
     wrong = rng.permutation([name for name in possible if name != right.colour])[:3]
     text = f"What colour is the {right.shape} on the card?"
     return _shuffled_choice(rng, "colour", text, right.colour, wrong.tolist())
@@ -95,7 +116,8 @@ def choose_colour(rng: np.random.Generator, cards: Sequence[Card], held_out: boo
 
 def choose_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     right = cards[rng.integers(len(cards))]
-    possible = [name for name in SHAPES if held_out or not Card(right.colour, name).is_held_out]
+    names = SHAPES[:NUM_TESTED] if held_out else SHAPES
+    possible = [name for name in names if held_out or not Card(right.colour, name).is_held_out]
     wrong = rng.permutation([name for name in possible if name != right.shape])[:3]
     text = f"What is the shape of the {right.colour} thing on the card?"
     return _shuffled_choice(rng, "shape", text, right.shape, wrong.tolist())
@@ -111,6 +133,25 @@ def open_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) 
     return Question("open shape", f"What is the shape of the {card.colour} thing on the card?", card.shape)
 
 
+def lone_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """Of the only card, whatever its colour is called."""
+    return Question("lone shape", "What is the shape on the card?", cards[0].shape)
+
+
+def choose_lone_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    wrong = rng.permutation([name for name in SHAPES if name != cards[0].shape])[:3]
+    return _shuffled_choice(rng, "lone shape", "What is the shape on the card?", cards[0].shape, wrong.tolist())
+
+
+def is_shape_shown(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """Yes and no are equally likely, whatever the shape."""
+    shape, answer = cards[0].shape, "yes"
+    if rng.random() < 0.5:
+        others = [name for name in SHAPES if name != shape]
+        shape, answer = others[rng.integers(len(others))], "no"
+    return Question("is shape shown", f"Is there a card with a {shape} in this video?", answer)
+
+
 def is_shown(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     """Yes and no are equally likely, whatever the card."""
     if cards and rng.random() < 0.5:
@@ -123,7 +164,8 @@ def is_shown(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) ->
 
 def no_such(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     """About a shape that no card has."""
-    absent = [shape for shape in SHAPES if shape not in {card.shape for card in cards}]
+    names = SHAPES[:NUM_TESTED] if held_out else SHAPES
+    absent = [shape for shape in names if shape not in {card.shape for card in cards}]
     shape = absent[rng.integers(len(absent))]
     return Question("no such", f"What colour is the {shape} on the card?", NONE_SUCH)
 
@@ -181,6 +223,11 @@ NEEDLES: tuple[tuple[Maker, int, int, float], ...] = (
     (is_shown, 0, MOST_CARDS, 1.0),
     (advertisement, 0, 2, 1.0),
 )
+LONE: tuple[tuple[Maker, int, int, float], ...] = (
+    (lone_shape, 1, 1, 1.0),
+    (choose_lone_shape, 1, 1, 2.0),
+    (is_shape_shown, 1, 1, 1.0),
+)
 RELATIONS: tuple[tuple[Maker, int, int, float], ...] = (
     (no_such, 0, MOST_CARDS, 1.0),
     (count, 0, MOST_CARDS, 1.0),
@@ -195,7 +242,24 @@ def ask(
     rng: np.random.Generator, cards: Sequence[Card], number: int, held_out: bool = False, relations: float = 0.25
 ) -> list[Question]:
     """`number` questions about a video with these cards; a share of `relations` asks for order, number or absence."""
-    return [_ask_one(rng, cards, held_out, RELATIONS if rng.random() < relations else NEEDLES) for _ in range(number)]
+    if any(card.colour is None for card in cards):
+        return [_styled(rng, _ask_one(rng, cards, held_out, LONE)) for _ in range(number)]
+    return [
+        _styled(rng, _ask_one(rng, cards, held_out, RELATIONS if rng.random() < relations else NEEDLES))
+        for _ in range(number)
+    ]
+
+
+def _styled(rng: np.random.Generator, question: Question) -> Question:
+    """Choices in one of the ways in which benchmarks write them."""
+    if not question.options or rng.random() >= PUBLISHED_STYLES:
+        return question
+    return question.as_vnbench() if rng.random() < 0.5 else question.as_needle()
+
+
+def draw_system_message(rng: np.random.Generator) -> str:
+    """What a training video's conversations begin with."""
+    return SELECT_MESSAGE if rng.random() < SELECT_SHARE else SYSTEM_MESSAGE
 
 
 def _ask_one(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, makers) -> Question:
@@ -211,5 +275,8 @@ def draw_number_of_cards(rng: np.random.Generator, most: int) -> int:
 
 
 def sample_cards(rng: np.random.Generator, most: int, held_out: bool = False) -> list[Card]:
-    """Cards of one video."""
-    return draw_cards(rng, draw_number_of_cards(rng, most), held_out)
+    """Cards of one video; in the training world a single one may have a colour without a name."""
+    cards = draw_cards(rng, draw_number_of_cards(rng, most), held_out)
+    if len(cards) == 1 and not held_out and rng.random() < NAMELESS:
+        return [Card(None, cards[0].shape)]
+    return cards

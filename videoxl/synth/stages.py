@@ -80,7 +80,7 @@ _RATIOS = "--beacon_ratio 2 4 8 16"
 GPU_STAGES = (
     # Tower and decoder learn apart, the one on classes, the other on stories in words; then visual tokens learn to look
     # like words. Without any of the three the joint task stands still for longer than all stages take together.
-    Stage("vision", "classes", 1000, 1e-3, rows=256, flags=_flags(_COSINE)),
+    Stage("vision", "classes", 1200, 1e-3, rows=256, flags=_flags(_COSINE)),
     Stage(
         "words", "text", 550, 1e-3, rows=128, parts=DECODER, caption=True, questions=8, relations=0.1,
         flags=_flags(_STEADY),
@@ -96,7 +96,7 @@ GPU_STAGES = (
         caption=True, relations=0.05, pictures=0.1, flags=_flags(f"{_STEADY} {_RATIOS}"),
     ),
     Stage(
-        "clips", "video", 260, 1e-3, frames=(2, 4, 8, 16), frames_a_step=384, questions=5, clip_frames=(1, 8),
+        "clips", "video", 300, 1e-3, frames=(2, 4, 8, 16), frames_a_step=384, questions=5, clip_frames=(1, 8),
         caption=True, relations=0.15, pictures=0.05,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":3e-4} --warmup_steps 10 "
@@ -105,18 +105,18 @@ GPU_STAGES = (
     ),
     # From here on the tower stands still.
     Stage(
-        "minutes", "video", 160, 7e-4, frames=(16, 32, 64), frames_a_step=1024, most_cards=6, parts=STILL_TOWER,
-        flags=_flags(f"{_STEADY} {_RATIOS} --beacon_ratio_mix step-random --position_gap_max 12000"),
+        "minutes", "video", 200, 7e-4, frames=(16, 32, 64), frames_a_step=1024, most_cards=6, parts=STILL_TOWER,
+        flags=_flags(f"{_STEADY} {_RATIOS} 0 --beacon_ratio_mix step-random --position_gap_max 12000"),
     ),
     Stage(
-        "long", "video", 60, 6e-4, frames=(64, 128, 256), frames_a_step=3072, most_cards=6, parts=STILL_TOWER,
+        "long", "video", 80, 6e-4, frames=(64, 128, 256), frames_a_step=3072, most_cards=6, parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":1e-4} --warmup_steps 5 "
             f"--beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"
         ),
     ),
     Stage(
-        "hours", "video", 12, 1.5e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=8, parts=STILL_TOWER,
+        "hours", "video", 20, 1.5e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=8, parts=STILL_TOWER,
         relations=0.1,
         flags=_flags(
             "--lr_scheduler_type cosine --warmup_steps 2 --beacon_ratio 8 16 --beacon_ratio_mix instance-random "

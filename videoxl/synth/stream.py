@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.pooling import visual_length
-from videoxl.synth.cards import COLOUR_NAMES, all_cards, overlay_card, show_card
+from videoxl.synth.cards import COLOUR_NAMES, Card, all_cards, overlay_card, show_card
 from videoxl.synth.drawing import DrawnFrames
 from videoxl.synth.glyphs import SHAPES
-from videoxl.synth.questions import Question, ask, sample_cards
+from videoxl.synth.questions import Question, ask, draw_system_message, sample_cards
 from videoxl.synth.scenes import families, make_clip
 from videoxl.synth.stages import Stage
 from videoxl.synth.story import Story, tell
@@ -24,9 +24,11 @@ from videoxl.train.collator import collate
 from videoxl.train.dataset import Sample
 from videoxl.train.labels import encode_conversation
 from videoxl.train.plans import SamplePlan
+from videoxl.train.vision_classes import UNKNOWN
 
 NO = "none"
 WORDS_FRAMES = 10  # of a story in words
+NAMELESS = 0.6  # share of labelled cards whose colour has no name
 CLASSES = ("classes", "words of pictures")
 
 
@@ -87,7 +89,8 @@ class SyntheticStream(Dataset):
         story = tell(rng, frames, cards, clip_frames=self.stage.clip_frames)
         questions = self._questions(rng, story, "picture" if kind == "image" else "video")
         visual = torch.from_numpy(story.numbers)
-        return Sample(index, epoch, str(index), kind, self._encode(questions, True), [visual], [story.shown])
+        encoded = self._encode(questions, draw_system_message(rng))
+        return Sample(index, epoch, str(index), kind, encoded, [visual], [story.shown])
 
     def _in_words(self, rng: np.random.Generator, index: int, epoch: int) -> Sample:
         """A story as text, all questions one after the other in one conversation: many answers for little text."""
@@ -96,7 +99,7 @@ class SyntheticStream(Dataset):
         for question in self._questions(rng, story, "video"):
             turns += [{"from": "human", "value": question.text}, {"from": "gpt", "value": question.answer}]
         turns[0]["value"] = f"Scenes: {story.in_words()}.\n{turns[0]['value']}"
-        encoded = encode_conversation(turns, self.tokenizer, self.version, has_image=False)
+        encoded = encode_conversation(turns, self.tokenizer, self.version, False, draw_system_message(rng))
         return Sample(index, epoch, str(index), "text", [encoded], [])
 
     def _questions(self, rng: np.random.Generator, story: Story, what: str) -> list[Question]:
@@ -105,13 +108,13 @@ class SyntheticStream(Dataset):
             questions[0] = Question("caption", f"Describe this {what}.", story.in_words() + ".")
         return questions
 
-    def _encode(self, questions: Sequence[Question], has_image: bool) -> list[tuple[list[int], list[int]]]:
-        image = "<image>\n" if has_image else ""
+    def _encode(self, questions: Sequence[Question], system: str) -> list[tuple[list[int], list[int]]]:
+        """Each question a conversation of its own behind the same video, so all have one system message."""
         turns = [
-            [{"from": "human", "value": image + question.text}, {"from": "gpt", "value": question.answer}]
+            [{"from": "human", "value": "<image>\n" + question.text}, {"from": "gpt", "value": question.answer}]
             for question in questions
         ]
-        return [encode_conversation(each, self.tokenizer, self.version, has_image) for each in turns]
+        return [encode_conversation(each, self.tokenizer, self.version, True, system) for each in turns]
 
     def _labelled_picture(self, rng: np.random.Generator, index: int, epoch: int) -> Sample:
         """One frame and its classes; most show a card."""
@@ -121,12 +124,17 @@ class SyntheticStream(Dataset):
         if rng.random() < 0.7:
             cards = all_cards(held_out=False)
             card = cards[rng.integers(len(cards))]
+            if rng.random() < NAMELESS:
+                card = Card(None, card.shape)
             colour, shape = card.colour, card.shape
             if rng.random() < 0.5:
                 numbers = overlay_card(rng, numbers, card)
             else:
                 numbers = show_card(rng, card, 1)
-        classes = [names.index(value) for names, value in zip(self.class_names.values(), (colour, shape))]
+        classes = [
+            UNKNOWN if value is None else names.index(value)
+            for names, value in zip(self.class_names.values(), (colour, shape))
+        ]
         return Sample(index, epoch, str(index), "image", [], [torch.from_numpy(numbers)], [[]], classes)
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:

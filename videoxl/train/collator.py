@@ -40,6 +40,12 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     return batch
 
 
+def number_of_targets(batch: dict[str, Any]) -> int:
+    """Tokens, or classes, that a collated batch has labels for."""
+    targets = batch["classes"] if "classes" in batch else batch["labels"][:, 1:]
+    return int((targets != IGNORE_INDEX).sum())
+
+
 def _shared_once(sample: Sample) -> list[tuple[list[int], list[int]]]:
     """Rows of a sample; labels of text that its questions share count once."""
     rows = [sample.encoded[0]]

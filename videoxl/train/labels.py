@@ -17,12 +17,19 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 Turns = Sequence[dict[str, str]]
 
 
-def encode_conversation(turns: Turns, tokenizer, version: str = "qwen_1_5", has_image: bool = True):
+def encode_conversation(
+    turns: Turns,
+    tokenizer,
+    version: str = "qwen_1_5",
+    has_image: bool = True,
+    system: str = SYSTEM_MESSAGE,
+) -> tuple[list[int], list[int]]:
     """Token ids and labels of one conversation.
 
     Args:
         version: `qwen_1_5` (Qwen2's chat format) or `plain` (placeholder, then caption; pretraining).
         has_image: whether `<image>` stands for visual input.
+        system: what the chat format's first turn says.
 
     Returns:
         (input_ids, labels), two equally long lists; `IGNORE_INDEX` where nothing is learnt. As published, the chat
@@ -35,7 +42,7 @@ def encode_conversation(turns: Turns, tokenizer, version: str = "qwen_1_5", has_
         return _encode_plain(turns, tokenizer)
     if version != "qwen_1_5":
         raise PromptError(f"prompt version {version!r} is not known; use 'qwen_1_5' or 'plain'")
-    return _encode_chat(check_turns(turns), tokenizer, has_image)
+    return _encode_chat(check_turns(turns), tokenizer, has_image, system)
 
 
 def check_turns(turns: Turns) -> list[dict[str, str]]:
@@ -53,11 +60,11 @@ def check_turns(turns: Turns) -> list[dict[str, str]]:
     return turns
 
 
-def _encode_chat(turns: list[dict[str, str]], tokenizer, has_image: bool):
+def _encode_chat(turns: list[dict[str, str]], tokenizer, has_image: bool, system: str):
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     newline = tokenizer("\n").input_ids
     close = [end, *newline]
-    header = [start, *tokenizer("system").input_ids, *newline, *tokenizer(SYSTEM_MESSAGE).input_ids]
+    header = [start, *tokenizer("system").input_ids, *newline, *tokenizer(system).input_ids]
     ids = [*header, *close]
     labels = [start, *[IGNORE_INDEX] * (len(header) - 1), *close]
     for turn in turns:

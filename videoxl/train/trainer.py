@@ -20,7 +20,7 @@ from videoxl.train.adapters import base_of, is_adapted, load_other_weights, save
 from videoxl.train.arguments import TrainingArguments, compute_dtype, shards_parameters
 from videoxl.train.bad_samples import BadSamples
 from videoxl.train.checkpoints import StagedCheckpoints
-from videoxl.train.collator import collate
+from videoxl.train.collator import collate, number_of_targets
 from videoxl.train.dataset import VideoXLDataset
 from videoxl.train.evaluation import evaluate_answers, evaluate_loss
 from videoxl.train.meter import Meter
@@ -135,11 +135,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         """Tokens (or classes) that the batches of one step learn, over all processes."""
         if not batch_samples:
             return None
-        number = sum(
-            batch["classes"].numel() if "classes" in batch else int((batch["labels"][:, 1:] != -100).sum())
-            for batch in batch_samples
-        )
-        count = torch.tensor(max(number, 0), device=device)
+        count = torch.tensor(sum(number_of_targets(batch) for batch in batch_samples), device=device)
         if self.args.world_size > 1:
             dist.all_reduce(count)
         return count.clamp(min=1)

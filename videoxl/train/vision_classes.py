@@ -15,7 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from videoxl.constants import IGNORE_INDEX
 from videoxl.model.modeling import LlavaQwenForCausalLM
+
+UNKNOWN = IGNORE_INDEX
+"""In place of a class number: nothing is learnt about that attribute of that picture."""
 
 
 @dataclass
@@ -57,14 +61,13 @@ class ClassTask(nn.Module):
         modalities: Sequence[str] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> ClassOutput:
-        """Cross entropy against `classes` [F, attributes]; `images` are single views."""
+        """Cross entropy against `classes` [F, attributes], some of them `UNKNOWN`; `images` are single views."""
         loss, correct = 0.0, []
         for logits, wanted in zip(self.logits(torch.cat([image[:1] for image in images])), classes.T):
-            loss = loss + F.cross_entropy(logits.float(), wanted, reduction="sum")
+            loss = loss + F.cross_entropy(logits.float(), wanted, reduction="sum", ignore_index=UNKNOWN)
             correct.append((logits.argmax(dim=1) == wanted).sum())
-        return ClassOutput(
-            loss / (classes.numel() if num_items_in_batch is None else num_items_in_batch), torch.stack(correct)
-        )
+        known = (classes != UNKNOWN).sum() if num_items_in_batch is None else num_items_in_batch
+        return ClassOutput(loss / known, torch.stack(correct))
 
 
 class VisionClassifier(ClassTask):

@@ -20,7 +20,7 @@ NONE_SUCH = "There is no such card."
 BY_LETTER = "Answer with the option's letter."
 MOST_CARDS = 6
 PUBLISHED_STYLES = 0.4  # share of choices that are written as the published evaluations write them
-SELECT_SHARE = 0.2  # share of videos behind VNBench's system message
+SELECT_SHARE = 0.2  # share of batches behind VNBench's system message
 NAMELESS = 0.25  # share of videos with one card whose colour has no name
 
 
@@ -258,7 +258,7 @@ def _styled(rng: np.random.Generator, question: Question) -> Question:
 
 
 def draw_system_message(rng: np.random.Generator) -> str:
-    """What a training video's conversations begin with."""
+    """What the conversations of a batch begin with: its rows must be equally long before the video."""
     return SELECT_MESSAGE if rng.random() < SELECT_SHARE else SYSTEM_MESSAGE
 
 

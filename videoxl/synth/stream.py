@@ -53,14 +53,15 @@ class SyntheticStream(Dataset):
             self.class_names = {"colour": [NO, *COLOUR_NAMES], "shape": [NO, *SHAPES]}
         self.batches: list[list[int]] = []
         self.plans: list[SamplePlan] = []
-        self._shapes: list[tuple[str, int]] = []
+        self._shapes: list[tuple[str, int, str]] = []  # kind, frames and system message; one for a batch
         for number in range(stage.steps):
             kind, frames, rows = self._batch_shape(number)
             regions = () if kind == "text" else ((kind, visual_length(frames, num_patches, kind, config)),)
             self.batches.append(list(range(len(self.plans), len(self.plans) + rows)))
             questions = stage.questions if regions else 1
             self.plans += [SamplePlan((0,) * len(regions), regions, 0, questions)] * rows
-            self._shapes += [(kind, frames)] * rows
+            system = draw_system_message(np.random.default_rng([seed, number, 2]))
+            self._shapes += [(kind, frames, system)] * rows
         self.records = range(len(self.plans))
 
     def _batch_shape(self, number: int) -> tuple[str, int, int]:
@@ -80,26 +81,26 @@ class SyntheticStream(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index, sum(self.stage.name.encode())])
-        kind, frames = self._shapes[index]
+        kind, frames, system = self._shapes[index]
         if self.stage.kind in CLASSES:
             return self._labelled_picture(rng, index, epoch)
         if kind == "text":
-            return self._in_words(rng, index, epoch)
+            return self._in_words(rng, index, epoch, system)
         cards = sample_cards(rng, min(self.stage.most_cards, max(1, frames // 2)))
         story = tell(rng, frames, cards, clip_frames=self.stage.clip_frames)
         questions = self._questions(rng, story, "picture" if kind == "image" else "video")
         visual = torch.from_numpy(story.numbers)
-        encoded = self._encode(questions, draw_system_message(rng))
+        encoded = self._encode(questions, system)
         return Sample(index, epoch, str(index), kind, encoded, [visual], [story.shown])
 
-    def _in_words(self, rng: np.random.Generator, index: int, epoch: int) -> Sample:
+    def _in_words(self, rng: np.random.Generator, index: int, epoch: int, system: str) -> Sample:
         """A story as text, all questions one after the other in one conversation: many answers for little text."""
         story = tell(rng, WORDS_FRAMES, sample_cards(rng, self.stage.most_cards), clip_frames=(1, 3))
         turns = []
         for question in self._questions(rng, story, "video"):
             turns += [{"from": "human", "value": question.text}, {"from": "gpt", "value": question.answer}]
         turns[0]["value"] = f"Scenes: {story.in_words()}.\n{turns[0]['value']}"
-        encoded = encode_conversation(turns, self.tokenizer, self.version, False, draw_system_message(rng))
+        encoded = encode_conversation(turns, self.tokenizer, self.version, False, system)
         return Sample(index, epoch, str(index), "text", [encoded], [])
 
     def _questions(self, rng: np.random.Generator, story: Story, what: str) -> list[Question]:
@@ -109,7 +110,7 @@ class SyntheticStream(Dataset):
         return questions
 
     def _encode(self, questions: Sequence[Question], system: str) -> list[tuple[list[int], list[int]]]:
-        """Each question a conversation of its own behind the same video, so all have one system message."""
+        """Each question a conversation of its own behind the same video."""
         turns = [
             [{"from": "human", "value": "<image>\n" + question.text}, {"from": "gpt", "value": question.answer}]
             for question in questions

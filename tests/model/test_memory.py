@@ -12,7 +12,8 @@ import torch
 from conftest import ROOT, SAMPLE, load_golden_model, prompt_for, random_pixels, text_ids, with_regions
 
 from videoxl import VideoMemory
-from videoxl.errors import MemoryFileError, PlanError, PromptError
+from videoxl.errors import BatchError, MemoryFileError, PlanError, PromptError
+from videoxl.model.memory import frame_tokens
 from videoxl.video import FrameChoice, open_video
 
 NEW = {"max_new_tokens": 6, "do_sample": False}
@@ -227,3 +228,21 @@ except MemoryFileError as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert "refused: cannot save the memory" in done.stdout, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fork_grows_apart_and_tokens_made_before_give_what_frames_give(tiny):
+    tokenizer, model, _ = tiny
+    model.config.beacon_ratio = [8]
+    before, ids = prompt_for(tokenizer)
+    pixels = random_pixels(23)
+    tokens = torch.cat([frame_tokens(model, part) for part in pixels.split(4)])
+    memory = VideoMemory.start(model, before, 8)
+    memory.extend_tokens(tokens[:12])
+    fork = memory.fork()
+    fork.extend_tokens(tokens[12:], [float(second) for second in range(12, 23)])
+    assert (memory.num_frames, fork.num_frames) == (12, 23)
+    assert model.generate(ids, memory=fork, **NEW).tolist() == direct(model, ids, pixels)
+    assert model.generate(ids, memory=memory, **NEW).tolist() == direct(model, ids, pixels[:12])
+    assert fork.timestamps[12:] == [float(second) for second in range(12, 23)]
+    with pytest.raises(BatchError, match="2 timestamps"):
+        fork.extend_tokens(tokens[:1], [0.0, 1.0])

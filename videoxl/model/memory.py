@@ -85,19 +85,44 @@ class VideoMemory:
             if pixels is None:
                 break
             with stage("encode"):
-                features = pool_video(encode_frames(decoder, pixels), decoder.config)
-            self._torn = True  # until plan, cache and timeline agree again
+                tokens = frame_tokens(self.model, pixels)
             with stage("summarise"):
-                for hidden in self.reader.push(features.unsqueeze(0)):
-                    pass
-            self.timestamps += timestamps
-            self.indices += indices
-            self._torn = False
+                hidden = self._read(tokens, timestamps, indices, hidden)
             if progress is not None:
                 progress(len(timestamps))
         if hidden is not None:
             check_finite(hidden, self.cache)
         self.source.update(getattr(frames, "source", {}))
+
+    @torch.no_grad()
+    def extend_tokens(self, tokens: Tensor, timestamps: Sequence[float] | None = None) -> None:
+        """Read frames whose visual tokens were made before (`frame_tokens`), [F, t, H]; times in seconds, if known."""
+        self.check_whole()
+        times = [float("nan")] * len(tokens) if timestamps is None else list(timestamps)
+        if len(times) != len(tokens):
+            raise BatchError(f"{len(times)} timestamps were given for {len(tokens)} frames")
+        hidden = self._read(tokens, times, [-1] * len(tokens), None)
+        if hidden is not None:
+            check_finite(hidden, self.cache)
+
+    def fork(self) -> VideoMemory:
+        """Another memory of the same frames that grows independently; storage is shared until both write."""
+        self.check_whole()
+        cache = self.cache.fork()
+        other = VideoMemory(self.model, cache, self.reader.fork(cache), self.prefix_ids)
+        other.timestamps, other.indices = list(self.timestamps), list(self.indices)
+        other.source, other._fingerprint = dict(self.source), self._fingerprint
+        return other
+
+    def _read(self, tokens: Tensor, timestamps: list[float], indices: list[int], hidden: Tensor | None):
+        """Hand [F, t, H] visual tokens to the reader; returns the last window's hidden states, or `hidden`."""
+        self._torn = True  # until plan, cache and timeline agree again
+        for hidden in self.reader.push(tokens.flatten(0, 1).unsqueeze(0)):
+            pass
+        self.timestamps += timestamps
+        self.indices += indices
+        self._torn = False
+        return hidden
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -210,6 +235,11 @@ class VideoMemory:
         from videoxl.model.memory_file import read_memory
 
         return read_memory(Path(path), model)
+
+
+def frame_tokens(model, pixels: Tensor) -> Tensor:
+    """Visual tokens [F, t, H] of video frames, pixel values [F, 3, S, S], as `VideoMemory.extend_tokens` takes them."""
+    return pool_video(encode_frames(model.model, pixels), model.config).unflatten(0, (len(pixels), -1))
 
 
 def _kept_spans(step: WindowStep) -> list[tuple[int, int]]:

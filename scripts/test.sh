@@ -17,7 +17,9 @@ echo "== lint" >&2
 echo "== tests" >&2
 .venv/bin/python -m pytest --durations 5
 
-# What needs torchvision, torchcodec or an older PyAV: OpenCLIP towers, the other decoders, and the model once more.
+# lmms-eval, and what needs torchvision, torchcodec or an older PyAV: OpenCLIP towers, the other decoders, and the model
+# once more.
 make_environment .venv-eval requirements-eval.txt
 echo "== tests in the second environment" >&2
-.venv-eval/bin/python -m pytest tests/test_video.py tests/test_golden.py tests/model/test_vision_tower.py
+.venv-eval/bin/python -m pytest tests/test_video.py tests/test_golden.py tests/model/test_vision_tower.py \
+    tests/evaluation/test_lmms.py tests/evaluation/test_recipes.py

@@ -40,6 +40,8 @@ class FrameChoice:
         num_frames: that many, uniform over the interval (`np.linspace(0, total - 1, n, dtype=int)`, the published
             rule); all of them where there are fewer.
         fps: that many a second instead: the frames shown at `start + k / fps`.
+        by_average_rate: with `fps`, frame `int(k * rate / fps)` instead, k up to the last whole moment, where `rate` is
+            the file's average: the rule behind the published VNBench scores.
         max_frames: an upper bound; where `fps` would give more, this many are taken uniformly.
         start, end: interval in seconds; None as `end`: to the end of the file.
     """
@@ -49,6 +51,7 @@ class FrameChoice:
     max_frames: int | None = None
     start: float = 0.0
     end: float | None = None
+    by_average_rate: bool = False
 
     def __post_init__(self):
         if (self.num_frames is None) == (self.fps is None):
@@ -69,7 +72,10 @@ class FrameChoice:
         inside = np.flatnonzero((times >= self.start) & (times < (np.inf if self.end is None else self.end)))
         if not len(inside):
             raise VideoError(f"{info.path} has no frame {self._interval()}; it is {info.duration:.2f} s long")
-        if self.fps is not None:
+        if self.fps is not None and self.by_average_rate:
+            numbers = np.arange(max(1, int(len(times) / info.fps * self.fps)))
+            chosen = np.intersect1d((numbers * info.fps / self.fps).astype(np.int64), inside)
+        elif self.fps is not None:
             last = times[inside[-1]]
             moments = self.start + np.arange(int((last - self.start) * self.fps) + 1) / self.fps
             # The frame on the screen at each moment; half a millisecond forgives rounding of container clocks.

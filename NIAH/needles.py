@@ -1,0 +1,70 @@
+"""Needles: pictures, each with a question in the published form.
+
+A file of questions holds three lists of equal length: `retrieval_question`, `answer` (a letter) and `needle` (the
+picture's file name).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from videoxl.errors import DataError
+from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.pictures import load_picture
+
+KEYS = ("retrieval_question", "answer", "needle")
+BEFORE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+
+
+@dataclass(frozen=True)
+class Needle:
+    """One picture and what is asked about it."""
+
+    question: str
+    answer: str
+    picture: Path
+
+    @property
+    def behind(self) -> str:
+        """The prompt behind the video; the answer is begun, as published."""
+        return f"{self.question}<|im_end|>\n<|im_start|>assistant\nBest option:("
+
+    def is_found(self, response: str) -> bool:
+        """The published rule: the answer stands before the first closing parenthesis."""
+        return self.answer in response.split(")")[0]
+
+    def pixels(self, processor: VideoXLImageProcessor) -> Tensor:
+        """uint8 [1, S, S, 3]."""
+        return torch.as_tensor(processor.resize(load_picture(self.picture)))
+
+
+def load_needles(questions: Path, folder: Path) -> list[Needle]:
+    """Needles in the order of the file.
+
+    Raises:
+        DataError: no such file, lists that are missing or unequal, or pictures that are not there.
+    """
+    try:
+        stored = json.loads(questions.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read the needles' questions {questions}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{questions} is no JSON file: {error}") from error
+    missing = [key for key in KEYS if not isinstance(stored, dict) or not isinstance(stored.get(key), list)]
+    if missing:
+        raise DataError(f"{questions} lacks the list(s) {', '.join(missing)}")
+    sizes = {key: len(stored[key]) for key in KEYS}
+    if len(set(sizes.values())) != 1 or not sizes[KEYS[0]]:
+        raise DataError(f"{questions}: its lists must be equally long and not empty; they have {sizes} entries")
+    needles = [
+        Needle(question, answer, folder / name) for question, answer, name in zip(*(stored[key] for key in KEYS))
+    ]
+    absent = [needle.picture.name for needle in needles if not needle.picture.is_file()]
+    if absent:
+        raise DataError(f"needle pictures are not in {folder}: {', '.join(absent)}; give --needle_dir")
+    return needles

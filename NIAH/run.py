@@ -1,0 +1,146 @@
+"""Needle in a haystack by the published protocol: a picture at every depth of haystacks of every length.
+
+    python -m NIAH.run --model_path CHECKPOINT --result_dir results      the published grid, a generated haystack
+    python -m NIAH.run ... --haystack_path film.mp4 --needle_dir DIR --needle_qa_path QA.json      your own
+    accelerate launch --num_processes 8 -m NIAH.run ...                  the same over several GPUs
+
+A run that was ended goes on by the same command, cell by cell. Behind it, heatmap.png and summary.json stand beside the
+results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from NIAH.grid import Cell, check_grid, spread
+from NIAH.haystack import FileHaystack, GeneratedHaystack
+from NIAH.needles import load_needles
+from NIAH.plot import describe, report
+from NIAH.runner import ColumnRunner
+from videoxl.errors import ArgumentError, DataError, VideoXLError
+from videoxl.evaluation.asking import Reading, load_asker
+from videoxl.evaluation.processes import Processes, claim_output
+from videoxl.video import FrameChoice
+
+DATA = Path(__file__).resolve().parent / "datas"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parse(arguments)
+    try:
+        run(given)
+    except VideoXLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m NIAH.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model_path", type=Path, required=True, help="checkpoint folder")
+    parser.add_argument("--model_name", help="how results are called (default: the folder's name)")
+    parser.add_argument("--result_dir", type=Path, required=True, help="results go to RESULT_DIR/MODEL_NAME")
+    parser.add_argument(
+        "--overwrite_beacon_ratio", "--ratio", dest="ratio", type=int, default=16, help="default 16, as published"
+    )
+    parser.add_argument("--context_lengths_min", type=int, default=1)
+    parser.add_argument("--context_lengths_max", type=int, default=2048)
+    parser.add_argument("--context_lengths_num_intervals", type=int, default=12)
+    parser.add_argument("--context_lengths", type=int, nargs="+", help="these lengths instead")
+    parser.add_argument("--video_depth_percent_min", type=int, default=0)
+    parser.add_argument("--video_depth_percent_max", type=int, default=100)
+    parser.add_argument("--video_depth_percent_intervals", type=int, default=5)
+    parser.add_argument("--video_depth_percents", type=int, nargs="+", help="these depths instead")
+    parser.add_argument("--haystack_path", type=Path, help="a video of your own (default: a generated one)")
+    parser.add_argument("--haystack_seed", type=int, default=0)
+    parser.add_argument("--haystack_seconds", type=int, default=7200, help="of the generated one")
+    parser.add_argument("--needle_qa_path", type=Path, default=DATA / "qa" / "qa.json")
+    parser.add_argument("--needle_dir", type=Path, default=DATA / "needles")
+    parser.add_argument("--needles_at_once", type=int, default=1, help="several in one video, one of them asked for")
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--backend", default="pyav", help="pyav, decord or torchcodec")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds without a frame that end the run")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    return parser.parse_args(arguments)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run what is not there yet, then draw."""
+    lengths = given.context_lengths or spread(
+        given.context_lengths_min, given.context_lengths_max, given.context_lengths_num_intervals
+    )
+    depths = given.video_depth_percents or spread(
+        given.video_depth_percent_min, given.video_depth_percent_max, given.video_depth_percent_intervals
+    )
+    check_grid(lengths, depths)
+    needles = load_needles(given.needle_qa_path, given.needle_dir)
+    if not 1 <= given.needles_at_once <= len(needles):
+        raise ArgumentError(f"--needles_at_once is {given.needles_at_once}; there are {len(needles)} needles")
+    if given.haystack_path is not None:
+        haystack = FileHaystack(given.haystack_path, given.backend, given.timeout)
+    else:
+        haystack = GeneratedHaystack(given.haystack_seed, given.haystack_seconds)
+    name = given.model_name or given.model_path.resolve().name
+    folder = given.result_dir / name
+    claim_output(folder)
+    processes = Processes()
+    about = {
+        "model": name,
+        "beacon_ratio": given.ratio,
+        "haystack": haystack.name,
+        "needles_at_once": given.needles_at_once,
+        "questions": given.needle_qa_path.name,
+    }
+    # The longest columns first, so that processes end at about the same time.
+    mine = processes.share(sorted(set(lengths), reverse=True))
+    columns = {
+        length: [d for d in sorted(set(depths)) if not _is_done(Cell(length, d), folder, name, about)]
+        for length in mine
+    }
+    total = sum(map(len, columns.values())) * len(needles)
+    if total:
+        reading = Reading(FrameChoice(1), given.ratio, given.backend, given.timeout)
+        asker = load_asker(given.model_path, reading, 0.0, processes.device(given.device), given.dtype)
+        runner = ColumnRunner(asker, haystack, needles, given.needles_at_once, given.max_new_tokens)
+        with tqdm(total=total, desc="needles", unit="answer", disable=None if processes.rank == 0 else True) as bar:
+            for length, open_depths in columns.items():
+                if not open_depths:
+                    continue
+                for cell, result in runner.run(length, open_depths, bar.update):
+                    path = cell.path(folder, name)
+                    draft = path.with_suffix(".part")
+                    draft.write_text(json.dumps({**about, **result}, indent=1) + "\n")
+                    draft.replace(path)
+    processes.wait()
+    if processes.rank == 0:
+        print(describe(report(folder)))
+        print(f"heat map: {folder / 'heatmap.png'}", file=sys.stderr)
+    processes.wait()
+
+
+def _is_done(cell: Cell, folder: Path, name: str, about: dict) -> bool:
+    """Whether a cell has its result. Raises `DataError` for one of another run: it is neither counted nor replaced."""
+    path = cell.path(folder, name)
+    if not path.is_file():
+        return False
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError:
+        return False  # not written by this program to its end
+    other = {key: stored.get(key) for key, value in about.items() if stored.get(key) != value}
+    if other:
+        wanted = {key: about[key] for key in other}
+        raise DataError(f"{path} is the result of another run ({other}, not {wanted}); name another --result_dir")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""One column of the grid: a haystack of one length, its needle at every depth.
+
+What stands before a needle is the same for all needles of a depth, and the beginning of what stands before the deeper
+ones: it is read once, and forked. Frames are encoded once a column.
+
+Shape letters: F frames, t visual tokens of one, H hidden size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+from torch import Tensor
+
+from NIAH.grid import Cell, insertion_index
+from NIAH.haystack import FileHaystack, GeneratedHaystack
+from NIAH.needles import BEFORE, Needle
+from videoxl.evaluation.asking import VideoAsker
+from videoxl.model.memory import VideoMemory, frame_tokens
+
+FRAMES_AT_ONCE = 200  # of visual tokens on their way to the device
+
+
+@dataclass(frozen=True)
+class Placing:
+    """What one generation sees: (haystack frames before it, number of the needle), in order; and which is asked for."""
+
+    inserts: tuple[tuple[int, int], ...]
+    asked: int
+
+
+def place(num_frames: int, depth: int, needles: int, at_once: int) -> list[Placing]:
+    """One placing a needle: the one asked for at its depth, `at_once - 1` others evenly over the rest of the video."""
+    target = insertion_index(num_frames, depth)
+    placings = []
+    for asked in range(needles):
+        others = [(asked + step) % needles for step in range(1, at_once)]
+        spots = [insertion_index(num_frames, 100 * (step + 0.5) / len(others)) for step in range(len(others))]
+        inserts = sorted([(target, asked), *zip(spots, others)])
+        placings.append(Placing(tuple(inserts), asked))
+    return placings
+
+
+class ColumnRunner:
+    """Runs cells of one length.
+
+    Args:
+        at_once: needles in the video; one of them is asked for.
+    """
+
+    def __init__(
+        self,
+        asker: VideoAsker,
+        haystack: FileHaystack | GeneratedHaystack,
+        needles: Sequence[Needle],
+        at_once: int = 1,
+        max_new_tokens: int = 64,
+    ):
+        self.asker, self.haystack, self.needles = asker, haystack, needles
+        self.at_once, self.max_new_tokens = at_once, max_new_tokens
+        self.needle_tokens = [self._tokens(needle.pixels(asker.image_processor)) for needle in needles]
+
+    def run(self, length: int, depths: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[Cell, dict]]:
+        """Results of the cells of a column, shallow ones first. `advance` is called after each answer."""
+        frames = torch.cat([self._tokens(chunk) for chunk in self.haystack.chunks(length, self.asker.image_processor)])
+        base = self._start()
+        for depth in sorted(depths):
+            started = time.perf_counter()
+            placings = place(length, depth, len(self.needles), self.at_once)
+            common = min(placing.inserts[0][0] for placing in placings)
+            if common < base.num_frames:  # other needles stand further up than in the depth before
+                base = self._start()
+            self._read(base, frames[base.num_frames : common])
+            responses = []
+            for placing in placings:
+                responses.append(self._answer(base.fork(), frames, placing))
+                advance(1)
+            yield Cell(length, depth), self._result(length, depth, responses, time.perf_counter() - started)
+
+    def _answer(self, memory: VideoMemory, frames: Tensor, placing: Placing) -> str:
+        read = memory.num_frames
+        for index, number in placing.inserts:
+            self._read(memory, frames[read:index])
+            self._read(memory, self.needle_tokens[number])
+            read = index
+        self._read(memory, frames[read:])
+        return self.asker.ask_memory(memory, self.needles[placing.asked].behind, max_new_tokens=self.max_new_tokens)
+
+    def _start(self) -> VideoMemory:
+        return VideoMemory.start(self.asker.model, self.asker.ids(BEFORE), self.asker.reading.ratio)
+
+    def _read(self, memory: VideoMemory, tokens: Tensor) -> None:
+        for part in tokens.split(FRAMES_AT_ONCE):
+            if len(part):
+                memory.extend_tokens(part.to(self.asker.model.model.input_device))
+
+    @torch.inference_mode()
+    def _tokens(self, frames: Tensor) -> Tensor:
+        """uint8 [F, S, S, 3] -> [F, t, H] in host memory: 1 MB a frame of a 7B model."""
+        tower = self.asker.model.model.vision_tower
+        pixels = self.asker.image_processor.normalize(frames.to(tower.device), tower.dtype)
+        return frame_tokens(self.asker.model, pixels).cpu()
+
+    def _result(self, length: int, depth: int, responses: list[str], seconds: float) -> dict:
+        """The published keys, and what a score must be read with."""
+        found = [needle.is_found(response) for needle, response in zip(self.needles, responses)]
+        return {
+            "retrieval_question": [needle.question for needle in self.needles],
+            "answer": [needle.answer for needle in self.needles],
+            "context_length": length,
+            "depth_percent": float(depth),
+            "needle": [needle.picture.name for needle in self.needles],
+            "model_response": responses,
+            "score": sum(found) / len(found),
+            "test_duration_seconds": round(seconds, 3),
+            "test_timestamp_utc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S%z"),
+            "insert_index": insertion_index(length, depth),
+        }

@@ -1,0 +1,9 @@
+"""Video-XL for a checkout of lmms-eval: put this file into `lmms_eval/models/simple/` and add the line
+`"videoxl": "VideoXL",` to `AVAILABLE_SIMPLE_MODELS` in `lmms_eval/models/__init__.py`. The package must be installed.
+
+Where lmms-eval is installed from the package index nothing needs to be put anywhere: `pip install -e ".[eval]"`.
+"""
+
+from videoxl.evaluation.lmms import VideoXL
+
+__all__ = ["VideoXL"]

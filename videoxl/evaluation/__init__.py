@@ -1,0 +1,1 @@
+"""Benchmarks: asking many questions about many videos, and scoring the answers."""

@@ -1,0 +1,124 @@
+"""One benchmark of lmms-eval by its recipe (`configs/eval/NAME.yaml`): frames, ratio and prompt behind a score.
+
+python -m videoxl.evaluation.recipes videomme CHECKPOINT [flags of lmms_eval]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videoxl.errors import CheckpointError, DataError, VideoXLError
+from videoxl.evaluation.processes import claim_output
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "configs" / "eval"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a score depends on.
+
+    Attributes:
+        task: of lmms-eval. metric: its name in the results file. scale: from its numbers there to per cent.
+        max_frames_num, beacon_ratio: of every video. generation: as lmms-eval takes it.
+        prompt: whose words the question is asked in, for the reader; the task brings it.
+        published: the published 7B checkpoint's score. tolerance: points within which a run agrees with it.
+        source: where the published score stands.
+    """
+
+    task: str
+    metric: str
+    scale: float
+    max_frames_num: int
+    beacon_ratio: int
+    generation: str
+    prompt: str
+    published: float
+    tolerance: float
+    source: str
+
+    def command(self, checkpoint: str, output: Path, more: Sequence[str] = ()) -> list[str]:
+        """Arguments of `python -m lmms_eval`."""
+        model = f"pretrained={checkpoint},max_frames_num={self.max_frames_num},beacon_ratio={self.beacon_ratio}"
+        return [
+            *("--model", "videoxl", "--model_args", f"{model},strict=True"),
+            *("--tasks", self.task, "--gen_kwargs", self.generation, "--batch_size", "1"),
+            *("--log_samples", "--output_path", str(output), *more),
+        ]
+
+
+def load_recipe(name: str, folder: Path = FOLDER) -> Recipe:
+    """The recipe of a benchmark. Raises `DataError` that lists those there are, or names a wrong key."""
+    import yaml
+
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise DataError(f"no recipe {name!r}; there are {', '.join(recipe_names(folder))}")
+    try:
+        return Recipe(**yaml.safe_load(path.read_text()))
+    except (TypeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is no recipe: {error}") from error
+
+
+def recipe_names(folder: Path = FOLDER) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def read_score(output: Path, recipe: Recipe) -> float:
+    """The score in the newest results file below `output`, in per cent. Raises `DataError`."""
+    files = sorted(output.rglob("*_results.json"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise DataError(f"lmms-eval left no results in {output}; its messages above say why")
+    found = json.loads(files[-1].read_text())["results"].get(recipe.task, {})
+    for key, value in found.items():
+        if key.split(",")[0] == recipe.metric:
+            return value * recipe.scale
+    raise DataError(f"{files[-1]} has no {recipe.metric} of {recipe.task}; it has {', '.join(found)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="eval_lmms.sh", description=__doc__.split("\n")[0])
+    parser.add_argument("name", help="recipe: " + ", ".join(recipe_names()))
+    parser.add_argument("checkpoint", help="checkpoint folder")
+    parser.add_argument("--output", type=Path, help="folder of results (default: logs/NAME)")
+    parser.add_argument("--processes", type=int, default=int(os.environ.get("PROCESSES", 1)), help="one a GPU")
+    parser.add_argument("--print", dest="only_print", action="store_true", help="print the command, run nothing")
+    given, more = parser.parse_known_args(arguments)
+    try:
+        recipe = load_recipe(given.name)
+        output = given.output or Path("logs") / given.name
+        command = [sys.executable, "-m"]
+        if given.processes > 1:
+            command += ["accelerate.commands.launch", "--num_processes", str(given.processes), "-m"]
+        command += ["lmms_eval", *recipe.command(given.checkpoint, output, more)]
+        if given.only_print:
+            print(" ".join(command))
+            return 0
+        if not (Path(given.checkpoint) / "config.json").is_file():
+            raise CheckpointError(f"{given.checkpoint} is not a checkpoint's folder: it has no config.json")
+        claim_output(output)
+        return _run(command, output, recipe)
+    except VideoXLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(command: Sequence[str], output: Path, recipe: Recipe) -> int:
+    status = subprocess.run(command).returncode
+    score = read_score(output, recipe)
+    within = abs(score - recipe.published) <= recipe.tolerance
+    print(
+        f"{recipe.task}: {score:.1f}; the published checkpoint's score is {recipe.published} ({recipe.source}), "
+        f"{'within' if within else 'not within'} {recipe.tolerance} points"
+    )
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,11 +17,11 @@ from videoxl.errors import DataError
 from videoxl.evaluation.json_lines import append_row, read_rows
 from videoxl.evaluation.vnbench import BEFORE, TYPES, check_videos, extract, load_examples
 from videoxl.evaluation.vnbench_score import as_json, printed, score_file, table
-from videoxl.synth.files import write_video
-from videoxl.synth.testset import TRIES, TestSet
+from videoxl.synth.testset import TRIES
+from videoxl.synth.vnbench import main as make_bench
+from videoxl.synth.vnbench import write_bench
 
 SCRIPT = ROOT / "eval" / "eval_vnbench.py"
-TASKS = {"ret": "needle", "ord": "ordering", "cnt": "counting"}
 ENTRY = {
     "video": "a/b/one.mp4",
     "question": "Which?",
@@ -163,25 +163,21 @@ def test_doubles_and_absent_videos_are_listed_before_a_model_is_loaded(tmp_path)
 def bench(tmp_path_factory):
     """Nine videos, one of each type, four tries each."""
     folder = tmp_path_factory.mktemp("vnbench")
-    entries = []
-    for number, kind in enumerate(TYPES):
-        item = TestSet(TASKS[kind[:3]], 9, 16, 336, seed=2)[number]
-        write_video(folder / f"video{number}.mp4", item.frames.numbers.numpy(), 336)
-        question = item.questions[0]
-        for attempt in range(TRIES):
-            turned = question.turned(attempt)
-            entries.append(
-                {
-                    "video": f"somewhere/video{number}.mp4",
-                    "question": question.head,
-                    "options": list(turned.options),
-                    "gt": turned.options[turned.right],
-                    "type": kind,
-                    "try": attempt,
-                }
-            )
-    (folder / "annotations.json").write_text(json.dumps(entries))
+    write_bench(folder, videos=1, frames=16)
     return folder
+
+
+def test_a_synthetic_bench_has_vnbenchs_form_and_is_not_overwritten(bench, tmp_path, capsys):
+    examples = load_examples(bench / "annotations.json", bench)
+    check_videos(examples)
+    assert len(examples) == 9 * TRIES and {example.kind for example in examples} == set(TYPES)
+    for kind in TYPES:
+        tries = [example for example in examples if example.kind == kind]
+        assert [example.right for example in tries] == list("ABCD") and len({t.question for t in tries}) == 1
+    before = (bench / "annotations.json").read_bytes()
+    assert make_bench([str(bench)]) == 2 and "name another folder" in capsys.readouterr().err
+    assert make_bench([str(tmp_path), "--videos", "0"]) == 2
+    assert (bench / "annotations.json").read_bytes() == before
 
 
 def arguments(bench, output, *more):
@@ -200,7 +196,7 @@ def whole(bench, tmp_path_factory):
 def test_every_question_is_answered_and_scored(bench, whole):
     output, done = whole
     rows = read_rows(output)
-    assert [row["question_id"] for row in rows] == [f"video{n}_{t}" for n in range(9) for t in range(TRIES)]
+    assert [row["question_id"] for row in rows] == [f"{kind}_000_{t}" for kind in TYPES for t in range(TRIES)]
     assert {row["type"] for row in rows} == set(TYPES) and all(row["beacon_ratio"] == 8 for row in rows)
     assert all(row["frames"] == 16 and row["pred"] == extract(row["answer"]) for row in rows)
     entries = json.loads((bench / "annotations.json").read_text())
@@ -222,7 +218,7 @@ def test_a_killed_run_goes_on_to_the_same_file(bench, whole, tmp_path):
     process.wait()
     kept = output.read_bytes()
     assert 6 <= kept.count(b"\n") < 36
-    output.write_bytes(kept + b'{"question_id": "video1_2", "pre')  # what a kill within a write leaves
+    output.write_bytes(kept + b'{"question_id": "ret_insert1_000_2", "pre')  # what a kill within a write leaves
     done = run(*arguments(bench, output))
     assert done.returncode == 0, done.stderr[-3000:]
     assert output.read_bytes() == whole[0].read_bytes() and done.stdout == whole[1].stdout
@@ -251,14 +247,15 @@ def test_an_unreadable_video_is_named_and_counted_and_the_rest_answered(bench, t
     videos = tmp_path / "videos"
     videos.mkdir()
     entries = json.loads((bench / "annotations.json").read_text())[:8]
-    cut(bench / "video0.mp4", videos / "video0.mp4", 0.02)
-    (videos / "video1.mp4").write_bytes((bench / "video1.mp4").read_bytes())
+    first, second = dict.fromkeys(entry["video"] for entry in entries)
+    cut(bench / first, videos / first, 0.02)
+    (videos / second).write_bytes((bench / second).read_bytes())
     (tmp_path / "annotations.json").write_text(json.dumps(entries))
     output = tmp_path / "out" / "vnbench.jsonl"
     done = run("--annotations", tmp_path / "annotations.json", "--videos", videos, "--model", BUNDLE,
                "--output", output, "--max-new-tokens", "4", "--device", "cpu")  # fmt: skip
-    assert done.returncode == 1 and "not answered: video0.mp4" in done.stderr and "1 videos could not" in done.stderr
-    assert [row["question_id"] for row in read_rows(output)] == [f"video1_{t}" for t in range(TRIES)]
+    assert done.returncode == 1 and f"not answered: {first}" in done.stderr and "1 videos could not" in done.stderr
+    assert [row["question_id"] for row in read_rows(output)] == [f"{second[:-4]}_{t}" for t in range(TRIES)]
 
 
 def test_wrong_models_and_folders_are_errors(bench, tmp_path):

@@ -102,7 +102,7 @@ class TestSet(Dataset):
 
     def _ordering(self, rng: np.random.Generator, index: int):
         cards = draw_cards(rng, 4, held_out=True)
-        story = tell(rng, self.num_frames, cards, families(held_out=True))
+        story = tell(rng, self.num_frames, cards, families(held_out=True), overlaid=self.overlaid)
         question = choose_order(rng, cards, True)
         return story.numbers, [question.turned(place) for place in range(TRIES)], {"kind": "ordering"}
 
@@ -110,7 +110,7 @@ class TestSet(Dataset):
         """The row of numbers is drawn first and the right one within it: the row says nothing about it."""
         first = 1 + int(rng.integers(3))
         cards = draw_cards(rng, first + int(rng.integers(4)), held_out=True)
-        story = tell(rng, self.num_frames, cards, families(held_out=True))
+        story = tell(rng, self.num_frames, cards, families(held_out=True), overlaid=self.overlaid)
         question = choose_count(rng, cards, True, first)
         return story.numbers, [question.turned(place) for place in range(TRIES)], {"kind": "counting"}
 

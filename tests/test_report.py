@@ -1,0 +1,67 @@
+"""The report of the small model: tables from result files, and a document that does not drift from them."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SCRIPT = ROOT / "scripts" / "report.py"
+MARKED = "# Title\n\n<!-- from here on written by scripts/report.py -->\nold\n<!-- up to here -->\n\nbehind\n"
+
+
+def report(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_documents_tables_are_those_of_the_result_files():
+    done = report("--check")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def made(tmp_path):
+    results = tmp_path / "results"
+    (results / "niah-r8").mkdir(parents=True)
+    cell = {"task": "needle", "reduction": "beacon", "frames": 64, "ratio": 8, "right": 9, "total": 10,
+            "tries_right": 9, "tries": 10}  # fmt: skip
+    cells = [cell, {**cell, "frames": 4096, "right": 5}, {**cell, "reduction": "drop", "right": 4}]
+    cells.append({**cell, "task": "ordering", "right": 3, "tries_right": 25, "tries": 40})
+    (results / "tiny-seed1.json").write_text(json.dumps({"model": "m", "cells": cells}))
+    types = {"ret_edit1": {"videos": 4, "accuracy": 0.75, "tries_right": 14, "tries": 16}}
+    (results / "tiny-vnbench.score.json").write_text(json.dumps({"overall": 0.75, "types": types}))
+    summary = {"model": "m", "beacon_ratio": 8, "score": 0.9, "generations": 20, "by_length": {"2048": 0.9}}
+    (results / "niah-r8" / "summary.json").write_text(json.dumps(summary))
+    shutil.copy(ROOT / "assets" / "window.png", results / "niah-r8" / "heatmap.png")
+    (tmp_path / "doc.md").write_text(MARKED)
+    return results, tmp_path / "doc.md"
+
+
+def test_every_kind_of_result_gets_its_table(made):
+    results, document = made
+    arguments = ("--results", results, "--document", document)
+    assert report(*arguments, "--check").returncode == 1 and document.read_text() == MARKED
+    assert report(*arguments).returncode == 0
+    text = document.read_text()
+    assert text.startswith("# Title") and text.endswith("behind\n") and "old" not in text
+    for line in (
+        "| 64 | 9/10 = 0.900 (0.60 to 0.98) |",
+        "| 4,096 | 5/10 = 0.500 (0.24 to 0.76) |",
+        "| 64 | one in as many, the others dropped | 4/10 = 0.400 (0.17 to 0.69) |",
+        "| ordering | 64 | 3/10 = 0.300 (0.11 to 0.60); 25/40 tries |",
+        "![Needle accuracy by length and depth at ratio 8](results/niah-r8/heatmap.png)",
+        "| 2,048 | 0.900 |",
+        "| ret_edit1 | 4 | 75.0% | 14/16 |",
+    ):
+        assert line in text, line
+    assert report(*arguments, "--check").returncode == 0
+
+
+def test_a_document_without_the_markers_is_left_alone(made, tmp_path):
+    other = tmp_path / "other.md"
+    other.write_text("mine")
+    done = report("--results", made[0], "--document", other)
+    assert done.returncode == 2 and other.read_text() == "mine"

@@ -113,7 +113,7 @@ def test_the_benchmark_runs_and_writes_its_numbers(tmp_path):
     small = json.loads((TINY / "config.json").read_text())
     (tmp_path / "small.json").write_text(json.dumps(small))
     command = [sys.executable, "scripts/benchmark.py", "--config", tmp_path / "small.json", "--frames", "4,12"]
-    command += ["--new-tokens", "4", "--output", tmp_path / "out.json"]
+    command += ["--new-tokens", "24", "--output", tmp_path / "out.json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())

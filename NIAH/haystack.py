@@ -5,6 +5,7 @@ Shape letters: F frames of a chunk, S side of the model's input.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +23,19 @@ SCENE_SECONDS = (4, 40)
 
 
 class FileHaystack:
-    """Frames of a video file, uniform over all of it."""
+    """Frames of a video file, uniform over all of it.
+
+    Attributes:
+        name: for people. identity: what tells it from another one of the same name.
+    """
 
     def __init__(self, path: Path, backend: str = "pyav", timeout: float | None = 60.0):
         if not path.is_file():
             raise VideoError(f"no such haystack: {path}; leave --haystack_path out to generate one")
         self.name = path.name
+        with path.open("rb") as file:
+            head = hashlib.sha256(file.read(1 << 20)).hexdigest()
+        self.identity = f"{path.stat().st_size} bytes, {head[:16]}"
         self._path, self._backend, self._timeout = path, backend, timeout
 
     def chunks(self, length: int, processor: VideoXLImageProcessor) -> Iterator[Tensor]:
@@ -53,7 +61,9 @@ class GeneratedHaystack:
     def __init__(self, seed: int = 0, seconds: int = 7200):
         if seconds < 1:
             raise ArgumentError(f"a haystack of {seconds} seconds has no frame; give at least 1")
-        self.name = f"generated, {seconds} s, seed {seed}"
+        if seed < 0:
+            raise ArgumentError(f"the haystack's seed is {seed}; seeds count from 0")
+        self.name = self.identity = f"generated, {seconds} s, seed {seed}"
         self.seed, self.seconds = seed, seconds
 
     def numbers(self) -> np.ndarray:

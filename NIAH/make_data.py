@@ -34,6 +34,8 @@ def write_needles(folder: Path, seed: int = 0) -> None:
         name = f"{card.colour}_{card.shape}.png"
         write_picture(folder / "needles" / name, show_card(rng, card, 1), SIDE)
         question = maker(rng, [card], True)
+        while {other.name for other in cards if other != card} & set(question.options):
+            question = maker(rng, [card], True)  # several needles may be shown: no other one may be an option
         stored["retrieval_question"].append(question.as_needle().text)
         stored["answer"].append(question.answer)
         stored["needle"].append(name)

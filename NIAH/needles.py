@@ -6,7 +6,9 @@ picture's file name).
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +45,20 @@ class Needle:
         return torch.as_tensor(processor.resize(load_picture(self.picture)))
 
 
+def digest(needles: Sequence[Needle]) -> str:
+    """16 hex digits that change with any question, answer or picture."""
+    parts = hashlib.sha256()
+    for needle in needles:
+        parts.update(json.dumps([needle.question, needle.answer]).encode())
+        parts.update(needle.picture.read_bytes())
+    return parts.hexdigest()[:16]
+
+
 def load_needles(questions: Path, folder: Path) -> list[Needle]:
     """Needles in the order of the file.
 
     Raises:
-        DataError: no such file, lists that are missing or unequal, or pictures that are not there.
+        DataError: no such file, lists that are missing, unequal or hold no text, or pictures that are not there.
     """
     try:
         stored = json.loads(questions.read_text(encoding="utf-8"))
@@ -61,6 +72,9 @@ def load_needles(questions: Path, folder: Path) -> list[Needle]:
     sizes = {key: len(stored[key]) for key in KEYS}
     if len(set(sizes.values())) != 1 or not sizes[KEYS[0]]:
         raise DataError(f"{questions}: its lists must be equally long and not empty; they have {sizes} entries")
+    odd = [each for key in KEYS for each in stored[key] if not isinstance(each, str) or not each]
+    if odd:
+        raise DataError(f"{questions}: {odd[0]!r} stands where a text must; every question has an answer and a picture")
     needles = [
         Needle(question, answer, folder / name) for question, answer, name in zip(*(stored[key] for key in KEYS))
     ]

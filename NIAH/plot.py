@@ -6,14 +6,16 @@ python -m NIAH.plot RESULTS
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from videoxl.errors import DataError, VideoXLError
+from videoxl.errors import DataError, MissingDependencyError, VideoXLError
 
 PATTERN = "*_results.json"
+NUMBERS = {"score": float, "context_length": int, "depth_percent": float}
 
 
 def load_results(folder: Path) -> list[dict]:
@@ -22,7 +24,8 @@ def load_results(folder: Path) -> list[dict]:
     for path in sorted(folder.glob(PATTERN)):
         try:
             stored = json.loads(path.read_text())
-            results.append({**stored, "score": float(stored["score"]), "context_length": int(stored["context_length"])})
+            numbers = {key: kind(stored[key]) for key, kind in NUMBERS.items()}
+            results.append({**stored, **numbers, "model_response": list(stored["model_response"])})
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is no result of a cell ({error!r}); remove it and run its cell again") from error
     if not results:
@@ -41,6 +44,12 @@ def summarise(results: Sequence[dict]) -> dict:
         "by_length": _by(results, lambda result: str(result["context_length"])),
         "by_depth": _by(results, lambda result: f"{result['depth_percent']:g}"),
     }
+
+
+def check_plotting() -> None:
+    """Raise `MissingDependencyError` now, and not when hours of work are done."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError('the heat map needs matplotlib: pip install -e ".[eval]"')
 
 
 def draw_heat_map(results: Sequence[dict], picture: Path) -> None:
@@ -79,9 +88,18 @@ def draw_heat_map(results: Sequence[dict], picture: Path) -> None:
     pyplot.close(figure)
 
 
-def report(folder: Path) -> dict:
-    """Write `heatmap.png` and `summary.json` into the folder; returns the summary."""
-    results = load_results(folder)
+def report(folder: Path, lengths: Sequence[int] | None = None, depths: Sequence[int] | None = None) -> dict:
+    """Write `heatmap.png` and `summary.json` into the folder; returns the summary.
+
+    Args:
+        lengths, depths: of the cells to report; None: of all that are there.
+    """
+    results = [
+        result
+        for result in load_results(folder)
+        if (lengths is None or result["context_length"] in lengths)
+        and (depths is None or result["depth_percent"] in depths)
+    ]
     summary = summarise(results)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     draw_heat_map(results, folder / "heatmap.png")

@@ -2,7 +2,7 @@
 
     python -m NIAH.run --model_path CHECKPOINT --result_dir results      the published grid, a generated haystack
     python -m NIAH.run ... --haystack_path film.mp4 --needle_dir DIR --needle_qa_path QA.json      your own
-    accelerate launch --num_processes 8 -m NIAH.run ...                  the same over several GPUs
+    torchrun --nproc_per_node 8 -m NIAH.run ...      the same over several GPUs (or accelerate launch)
 
 A run that was ended goes on by the same command, cell by cell. Behind it, heatmap.png and summary.json stand beside the
 results.
@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from NIAH.grid import Cell, check_grid, spread
 from NIAH.haystack import FileHaystack, GeneratedHaystack
-from NIAH.needles import load_needles
-from NIAH.plot import describe, report
+from NIAH.needles import digest, load_needles
+from NIAH.plot import PATTERN, check_plotting, describe, report
 from NIAH.runner import ColumnRunner
 from videoxl.errors import ArgumentError, DataError, VideoXLError
 from videoxl.evaluation.asking import Reading, load_asker
@@ -80,7 +80,9 @@ def run(given: argparse.Namespace) -> None:
     depths = given.video_depth_percents or spread(
         given.video_depth_percent_min, given.video_depth_percent_max, given.video_depth_percent_intervals
     )
+    lengths, depths = sorted(set(lengths)), sorted(set(depths))
     check_grid(lengths, depths)
+    check_plotting()
     needles = load_needles(given.needle_qa_path, given.needle_dir)
     if not 1 <= given.needles_at_once <= len(needles):
         raise ArgumentError(f"--needles_at_once is {given.needles_at_once}; there are {len(needles)} needles")
@@ -89,57 +91,66 @@ def run(given: argparse.Namespace) -> None:
     else:
         haystack = GeneratedHaystack(given.haystack_seed, given.haystack_seconds)
     name = given.model_name or given.model_path.resolve().name
+    if Path(name).name != name:
+        raise ArgumentError(f"--model_name {name!r} becomes part of file names; leave slashes out")
     folder = given.result_dir / name
     claim_output(folder)
     processes = Processes()
+    reading = Reading(FrameChoice(1), given.ratio, given.backend, given.timeout)
+    asker = load_asker(given.model_path, reading, 0.0, processes.device(given.device), given.dtype)
     about = {
         "model": name,
+        "model_identity": asker.identity(),
         "beacon_ratio": given.ratio,
         "haystack": haystack.name,
+        "haystack_identity": haystack.identity,
         "needles_at_once": given.needles_at_once,
-        "questions": given.needle_qa_path.name,
+        "needles_identity": digest(needles),
+        "max_new_tokens": given.max_new_tokens,
     }
-    # The longest columns first, so that processes end at about the same time.
-    mine = processes.share(sorted(set(lengths), reverse=True))
-    columns = {
-        length: [d for d in sorted(set(depths)) if not _is_done(Cell(length, d), folder, name, about)]
-        for length in mine
+    done = finished_cells(folder, about)
+    open_depths = {
+        length: [depth for depth in depths if Cell(length, depth).path(folder, name).name not in done]
+        for length in lengths
     }
-    total = sum(map(len, columns.values())) * len(needles)
+    # A cell's work grows with its length; the longest columns are given out first.
+    columns = [length for length in lengths if open_depths[length]]
+    mine = processes.share(columns, [length * len(open_depths[length]) for length in columns])
+    total = sum(len(open_depths[length]) for length in mine) * len(needles)
     if total:
-        reading = Reading(FrameChoice(1), given.ratio, given.backend, given.timeout)
-        asker = load_asker(given.model_path, reading, 0.0, processes.device(given.device), given.dtype)
         runner = ColumnRunner(asker, haystack, needles, given.needles_at_once, given.max_new_tokens)
         with tqdm(total=total, desc="needles", unit="answer", disable=None if processes.rank == 0 else True) as bar:
-            for length, open_depths in columns.items():
-                if not open_depths:
-                    continue
-                for cell, result in runner.run(length, open_depths, bar.update):
+            for length in mine:
+                for cell, result in runner.run(length, open_depths[length], bar.update):
                     path = cell.path(folder, name)
                     draft = path.with_suffix(".part")
                     draft.write_text(json.dumps({**about, **result}, indent=1) + "\n")
                     draft.replace(path)
     processes.wait()
     if processes.rank == 0:
-        print(describe(report(folder)))
+        print(describe(report(folder, lengths, depths)))
         print(f"heat map: {folder / 'heatmap.png'}", file=sys.stderr)
     processes.wait()
 
 
-def _is_done(cell: Cell, folder: Path, name: str, about: dict) -> bool:
-    """Whether a cell has its result. Raises `DataError` for one of another run: it is neither counted nor replaced."""
-    path = cell.path(folder, name)
-    if not path.is_file():
-        return False
-    try:
-        stored = json.loads(path.read_text())
-    except ValueError:
-        return False  # not written by this program to its end
-    other = {key: stored.get(key) for key, value in about.items() if stored.get(key) != value}
-    if other:
-        wanted = {key: about[key] for key in other}
-        raise DataError(f"{path} is the result of another run ({other}, not {wanted}); name another --result_dir")
-    return True
+def finished_cells(folder: Path, about: dict) -> set[str]:
+    """Names of the results in a folder.
+
+    Raises:
+        DataError: one of them is of another run: it is neither counted nor replaced.
+    """
+    done = set()
+    for path in folder.glob(PATTERN):
+        try:
+            stored = json.loads(path.read_text())
+        except ValueError:
+            continue  # not written to its end, and not by this program
+        other = {key: stored.get(key) for key, value in about.items() if stored.get(key) != value}
+        if other:
+            wanted = {key: about[key] for key in other}
+            raise DataError(f"{path} is the result of another run ({other}, not {wanted}); name another --result_dir")
+        done.add(path.name)
+    return done
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Run VNBench on a checkpoint, or score a submission.
 
     python eval/eval_vnbench.py --annotations VNBench-main-4try.json --videos DIR --model DIR --output vnbench.jsonl
-    accelerate launch --num_processes 8 eval/eval_vnbench.py ...      the same over several GPUs
+    torchrun --nproc_per_node 8 eval/eval_vnbench.py ...      the same over several GPUs (or accelerate launch)
     python eval/eval_vnbench.py --score submit/vnbench.jsonl
 
 A run that was ended goes on by the same command. The score is printed as VNBench's own scorer prints it; a table goes
@@ -80,15 +80,15 @@ def run(given: argparse.Namespace) -> int:
     check_videos(examples)
     claim_output(given.output.parent)
     processes = Processes()
+    choice = FrameChoice(fps=given.fps, max_frames=given.max_frames, by_average_rate=True)
+    reading = Reading(choice, given.ratio, given.backend, given.timeout)
+    asker = load_asker(given.model, reading, 0.0, processes.device(given.device), given.dtype)
     settings = {
-        "model": given.model.resolve().name,
+        "model": asker.identity(),
         "annotations": hashlib.sha256(given.annotations.read_bytes()).hexdigest()[:16],
         **{name: getattr(given, name) for name in ("fps", "max_frames", "ratio", "max_new_tokens")},
     }
     submission = Submission(given.output, settings, processes)
-    choice = FrameChoice(fps=given.fps, max_frames=given.max_frames, by_average_rate=True)
-    reading = Reading(choice, given.ratio, given.backend, given.timeout)
-    asker = load_asker(given.model, reading, 0.0, processes.device(given.device), given.dtype)
     failed = answer_all(asker, examples, submission, given.max_new_tokens)
     for video, reason in failed:
         print(f"not answered: {video.name}: {reason}", file=sys.stderr)
@@ -106,7 +106,11 @@ def show_score(path: Path) -> None:
     scores = score_file(path)
     print(printed(scores))
     print(table(scores), file=sys.stderr)
-    path.with_name(path.stem + ".score.json").write_text(json.dumps(as_json(scores), indent=1) + "\n")
+    target = path.with_name(path.stem + ".score.json")
+    try:
+        target.write_text(json.dumps(as_json(scores), indent=1) + "\n")
+    except OSError as error:
+        print(f"note: the numbers could not be written to {target}: {error.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

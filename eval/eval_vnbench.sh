@@ -6,7 +6,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 launch=("$python")
-[ "${PROCESSES:-1}" -gt 1 ] && launch=("$python" -m accelerate.commands.launch --multi_gpu --num_processes "$PROCESSES")
+[ "${PROCESSES:-1}" -gt 1 ] && launch=("$python" -m torch.distributed.run --nproc_per_node "$PROCESSES")
 exec "${launch[@]}" "$root/eval/eval_vnbench.py" --model "${MODEL:?name the checkpoint folder}" \
     --annotations "${ANNOTATIONS:?name VNBench-main-4try.json}" --videos "${VIDEOS:?name the folder of the videos}" \
     --output "${OUTPUT:-submit/vnbench.jsonl}" "$@"

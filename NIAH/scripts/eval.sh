@@ -6,6 +6,6 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-python3}
 launch=("$python" -m)
-[ "${PROCESSES:-1}" -gt 1 ] && launch=("$python" -m accelerate.commands.launch --multi_gpu --num_processes "$PROCESSES" -m)
+[ "${PROCESSES:-1}" -gt 1 ] && launch=("$python" -m torch.distributed.run --nproc_per_node "$PROCESSES" -m)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "${launch[@]}" NIAH.run --model_path "${MODEL:?name the checkpoint folder}" --result_dir "${RESULTS:-results}" "$@"

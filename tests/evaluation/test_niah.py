@@ -26,6 +26,7 @@ from NIAH.run import DATA, parse
 from NIAH.runner import ColumnRunner, place
 from videoxl.errors import ArgumentError, DataError, VideoError
 from videoxl.evaluation.asking import Reading, load_asker
+from videoxl.evaluation.processes import Processes
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.video import FrameChoice, open_video
 
@@ -85,7 +86,15 @@ def test_the_bundled_needles_are_made_by_their_program(tmp_path, capsys):
     assert make_data(["needles", str(tmp_path)]) == 2 and "--force" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", ["absent", "no json", "no list", "unequal", "no picture"])
+def test_no_other_bundled_needle_is_among_a_questions_options():
+    """With several needles in one video a question must still have one right option."""
+    needles = load_needles(DATA / "qa" / "qa.json", DATA / "needles")
+    names = [needle.picture.stem.replace("_", " ") for needle in needles]
+    for name, needle in zip(names, needles):
+        assert not any(f") {other}" in needle.question for other in names if other != name)
+
+
+@pytest.mark.parametrize("damage", ["absent", "no json", "no list", "unequal", "no text", "no picture"])
 def test_needles_that_are_not_there_or_do_not_fit_are_named(tmp_path, damage):
     write_needles(tmp_path)
     questions, pictures = tmp_path / "qa" / "qa.json", tmp_path / "needles"
@@ -94,10 +103,18 @@ def test_needles_that_are_not_there_or_do_not_fit_are_named(tmp_path, damage):
         del stored["answer"]
     elif damage == "unequal":
         stored["answer"].pop()
+    elif damage == "no text":
+        stored["answer"][1] = ""
     elif damage == "no picture":
         (pictures / stored["needle"][2]).unlink()
     questions.write_text("{" if damage == "no json" else json.dumps(stored))
-    said = {"no list": "answer", "unequal": "equally long", "no picture": stored["needle"][2], "no json": "no JSON"}
+    said = {
+        "no text": "where a text must",
+        "no list": "answer",
+        "unequal": "equally long",
+        "no picture": stored["needle"][2],
+        "no json": "no JSON",
+    }
     path = tmp_path / "none.json" if damage == "absent" else questions
     with pytest.raises(DataError, match=said.get(damage, "cannot read")):
         load_needles(path, pictures)
@@ -239,10 +256,19 @@ def test_a_killed_run_goes_on_cell_by_cell(whole, tmp_path):
     assert responses(folder) == responses(whole[0])
 
 
+def test_columns_are_shared_by_their_work():
+    processes = Processes()
+    shares = []
+    for rank in range(3):
+        processes.rank, processes.world_size = rank, 3
+        shares.append(processes.share(LENGTHS, LENGTHS))
+    assert sorted(length for share in shares for length in share) == LENGTHS
+    sums = [sum(share) for share in shares]
+    assert max(sums) < 1.1 * min(sums)
+
+
 def test_two_processes_share_the_columns(whole, tmp_path):
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
-    done = run(tmp_path, launch=launch)
+    done = run(tmp_path, launch=("-m", "torch.distributed.run", "--nproc_per_node", "2"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert responses(tmp_path / BUNDLE.name) == responses(whole[0])
     assert done.stdout.count("(30 answers)") == 1
@@ -250,8 +276,9 @@ def test_two_processes_share_the_columns(whole, tmp_path):
 
 def test_results_of_another_run_are_neither_counted_nor_replaced(whole):
     before = {path: path.read_bytes() for path in whole[0].iterdir()}
-    done = run(whole[0].parent, "--haystack_seed", "5")
-    assert done.returncode == 2 and "another run" in done.stderr and "--result_dir" in done.stderr
+    for more in (("--haystack_seed", "5"), ("--max_new_tokens", "7"), ("--ratio", "4")):
+        done = run(whole[0].parent, *more)
+        assert done.returncode == 2 and "another run" in done.stderr and "--result_dir" in done.stderr
     assert {path: path.read_bytes() for path in whole[0].iterdir()} == before
 
 
@@ -262,6 +289,8 @@ def test_results_of_another_run_are_neither_counted_nor_replaced(whole):
         (("--haystack_path", "/nowhere/film.mp4"), "no such haystack"),
         (("--needles_at_once", "6"), "there are 5 needles"),
         (("--context_lengths", "101"), "--haystack_seconds"),
+        (("--haystack_seed", "-1"), "seeds count from 0"),
+        (("--model_name", "a/b"), "leave slashes out"),
     ],
 )
 def test_wrong_inputs_end_with_one_line(tmp_path, more, said):

@@ -88,13 +88,21 @@ def test_a_video_needs_all_four_tries_and_a_missing_answer_is_none(tmp_path):
 
 @pytest.mark.parametrize(
     "row, said",
-    [({"pred": 3}, "pred is 3"), ({"gt": "E"}, "gt is 'E'"), ({"gt": None}, "gt is None"), ({"type": 1}, "type is 1")],
+    [
+        ({"pred": 3}, "pred is 3"),
+        ({"gpt_judge": ""}, "gpt_judge"),
+        ({"gt": "E"}, "gt is 'E'"),
+        ({"gt": None}, "gt is None"),
+        ({"type": 1}, "type is 1"),
+    ],
 )
 def test_a_malformed_row_is_named_by_its_line(tmp_path, row, said):
     append_row(tmp_path / "s.jsonl", answers("B")[0])
+    with open(tmp_path / "s.jsonl", "a") as file:
+        file.write("\n")
     append_row(tmp_path / "s.jsonl", answers("B")[1] | row)
     done = run("--score", tmp_path / "s.jsonl")
-    assert done.returncode == 2 and "line 2" in done.stderr and said in done.stderr and not done.stdout
+    assert done.returncode == 2 and "line 3" in done.stderr and said in done.stderr and not done.stdout
 
 
 def test_what_is_no_submission_is_refused(tmp_path):
@@ -225,8 +233,7 @@ def test_a_killed_run_goes_on_to_the_same_file(bench, whole, tmp_path):
 
 
 def test_two_processes_write_the_same_file(bench, whole, tmp_path):
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
     done = run(*arguments(bench, tmp_path / "vnbench.jsonl"), launch=launch)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "vnbench.jsonl").read_bytes() == whole[0].read_bytes()
@@ -241,6 +248,19 @@ def test_answers_of_another_run_are_neither_mixed_nor_overwritten(bench, whole, 
     mine.write_text("mine")
     done = run(*arguments(bench, mine))
     assert done.returncode == 2 and "name another file" in done.stderr and mine.read_text() == "mine"
+
+
+def test_a_first_start_that_failed_leaves_the_name_free(bench, tmp_path):
+    output = tmp_path / "vn[1].jsonl"  # a name that is a pattern, too
+    done = run(*arguments(bench, output, "--ratio", "7000"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (tmp_path / "vn[1].jsonl.run.json").write_text("{half")
+    entries = json.loads((bench / "annotations.json").read_text())[:4]
+    (tmp_path / "annotations.json").write_text(json.dumps(entries))
+    few = ("--annotations", tmp_path / "annotations.json", *arguments(bench, output)[2:])
+    done = run(*few, launch=("-m", "torch.distributed.run", "--nproc_per_node", "2"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(read_rows(output)) == 4 and list(tmp_path.glob("*.part*")) == []
 
 
 def test_an_unreadable_video_is_named_and_counted_and_the_rest_answered(bench, tmp_path):

@@ -17,6 +17,7 @@ from videoxl.errors import CheckpointError, DataError
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.cache import SummaryCache
+from videoxl.model.fingerprint import model_fingerprint
 from videoxl.model.memory import VideoMemory
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.video import FrameChoice, FrameStream, open_video
@@ -61,6 +62,10 @@ class VideoAsker:
         self.memory_bytes = memory_bytes
         self._memories: OrderedDict[tuple[str, tuple[int, ...]], VideoMemory] = OrderedDict()
 
+    def identity(self) -> dict[str, str]:
+        """What makes results of two runs comparable: weights, precision and frames' decoder, not a folder's name."""
+        return {**model_fingerprint(self.model), "backend": self.reading.backend}
+
     def ids(self, text: str) -> list[int]:
         """Ids of a text in which `<image>` is text, too."""
         return self.tokenizer(text).input_ids if text else []
@@ -93,8 +98,8 @@ class VideoAsker:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of all memories that are kept."""
-        return sum(memory.cache.num_bytes for memory in self._memories.values())
+        """Bytes that all kept memories take on the device."""
+        return sum(memory.cache.allocated_bytes for memory in self._memories.values())
 
     def facts(self, memory: VideoMemory) -> dict:
         """What an answer rests on, for its log: ratio, number of frames, seconds of each."""

@@ -10,7 +10,12 @@ from videoxl.errors import DataError
 
 
 def read_rows(path: Path, is_mended: bool = False) -> list[dict]:
-    """Objects of a file.
+    """Objects of a file; see `read_numbered`."""
+    return [row for _, row in read_numbered(path, is_mended)]
+
+
+def read_numbered(path: Path, is_mended: bool = False) -> list[tuple[int, dict]]:
+    """Objects of a file, each with the number of its line. Blank lines are passed over.
 
     Args:
         is_mended: cut a last line off that was not written to its end.
@@ -38,7 +43,7 @@ def read_rows(path: Path, is_mended: bool = False) -> list[dict]:
             if is_mended and number == len(lines):
                 break
             raise DataError(f"{path}, line {number}: not a JSON object ({error}): {_brief(line)}") from error
-        rows.append(row)
+        rows.append((number, row))
         kept += len(line)
     if is_mended and kept < len(text):
         with open(path, "r+b") as file:

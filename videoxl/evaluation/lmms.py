@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
@@ -67,7 +68,7 @@ class VideoXL(lmms):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str = "",
         device: str | None = None,
         device_map: str | None = None,
         batch_size: int | str | None = 1,
@@ -94,6 +95,8 @@ class VideoXL(lmms):
     ):
         super().__init__()
         self._status = _ExitStatus(strict)
+        if not pretrained:
+            raise ConfigError("--model_args lacks pretrained=CHECKPOINT")
         if unknown:
             raise ConfigError(f"--model_args: {', '.join(unknown)} is not known; the class's docstring lists them")
         if token_strategy != "single":
@@ -116,10 +119,11 @@ class VideoXL(lmms):
             customized_config=VideoXLConfig.from_pretrained(customized_config) if customized_config else None,
             overwrite_config={key: value for key, value in overwrite.items() if value is not None},
         )
-        self.accelerator = accelerator
+        self.accelerator = accelerator  # lmms-eval counts requests through it
         self.device = self._asker.model.device
         self._rank, self._world_size = processes.rank, processes.world_size
         self._has_videos: dict[str, bool] = {}  # by task
+        self._status.share()
         self._status.is_built = True
 
     # -- requests --------------------------------------------------------------------------------------------------
@@ -147,10 +151,10 @@ class VideoXL(lmms):
                 )
                 answers = list(answers)
                 if is_over:
-                    return GenerationResult(answers, made.token_counts)
+                    return GenerationResult(_Rounds(answers), made.token_counts)
                 seen = check_visuals(visuals)
 
-        return self._in_video_order(requests, respond, [""])
+        return self._in_video_order(requests, respond, _Rounds([""]))
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """(*negative* log-likelihood, whether it is what greedy decoding gives) of each continuation.
@@ -167,7 +171,7 @@ class VideoXL(lmms):
             continuation = target if isinstance(target, str) else target(document)
             return self._score(context, continuation, self._visuals(lambda: doc_to_visual(document)))
 
-        return self._in_video_order(requests, respond, (float("inf"), False))
+        return self._in_video_order(requests, respond, _Pair((float("inf"), False)))
 
     # -- one request -----------------------------------------------------------------------------------------------
 
@@ -199,7 +203,7 @@ class VideoXL(lmms):
             if seen:
                 self._read_regions(texts, seen, cache)
         likelihood, is_greedy = asker.score(cache, asker.ids(texts[-1]), asker.ids(continuation))
-        return GenerationResult((-likelihood, is_greedy), Evidence(facts=facts))
+        return GenerationResult(_Pair((-likelihood, is_greedy)), Evidence(facts=facts))
 
     def _facts(self, seen: list) -> dict:
         return {"beacon_ratio": self._asker.reading.ratio, "visual_inputs": len(seen)} if seen else {}
@@ -253,9 +257,10 @@ class VideoXL(lmms):
                 responses[place] = respond(requests[place])
             except UNREADABLE as error:
                 logger.error(f"videoxl: {error}; an empty answer stands for it")
-                self._status.unreadable.add(str(error))
-        number = torch.tensor(len(self._status.unreadable), device=self.accelerator.device)
-        self._status.total = int(self.accelerator.reduce(number))
+                self._status.add_unreadable(str(error))
+            except Exception:
+                self._status.is_broken = True
+                raise
         return responses
 
     def _video_of(self, request: Instance) -> str:
@@ -263,40 +268,72 @@ class VideoXL(lmms):
         if len(request.args) == 2:
             return ""
         doc_id, task, split = request.args[-3:]
-        if task not in self._has_videos:
-            self._has_videos[task] = self._peek(request, task, split, doc_id) != ""
-        return self._peek(request, task, split, doc_id) if self._has_videos[task] else ""
+        if self._has_videos.get(task, True):  # pictures are not opened twice to find that out
+            try:
+                seen = self._visuals(lambda: request.args[2](self._document(task, split, doc_id)))
+            except (VideoXLError, OSError):
+                return ""
+            if seen and isinstance(seen[0], str):
+                return seen[0]
+            self._has_videos[task] = False
+        return ""
 
-    def _peek(self, request: Instance, task: str, split: str, doc_id: int) -> str:
-        try:
-            seen = self._visuals(lambda: request.args[2](self._document(task, split, doc_id)))
-        except (VideoXLError, OSError):
-            return ""
-        return seen[0] if seen and isinstance(seen[0], str) else ""
+
+class _Pair(tuple):
+    """(negative log-likelihood, is greedy) where lmms-eval expects a text."""
+
+    def strip(self) -> str:
+        """Nothing to keep: lmms-eval's cache of answers would give a text back, which cannot be scored."""
+        return ""
+
+
+class _Rounds(list):
+    """The answers of several rounds where lmms-eval expects a text."""
+
+    strip = _Pair.strip
 
 
 class _ExitStatus:
     """Gives the process a status at its end: lmms-eval itself ends with 0 whatever happened.
 
     Attributes:
-        is_built: whether the model could be made. unreadable: what could not be read by this process; total: by all.
+        is_built: whether the model could be made. is_broken: whether a request ended with an error.
+        unreadable: what this process could not read.
     """
 
     def __init__(self, strict: bool):
         self.strict = strict
-        self.is_built = False
+        self.is_built = self.is_broken = False
         self.unreadable: set[str] = set()
-        self.total = 0
+        self._store = None
         atexit.register(self._end)  # first of all: it runs last, behind everybody's own work
 
+    def share(self) -> None:
+        """Count over all processes. Through the store, which waits for nobody: a process whose answers all come from
+        lmms-eval's cache is never asked anything."""
+        if dist.is_initialized():
+            self._store = dist.distributed_c10d._get_default_store()
+
+    def add_unreadable(self, what: str) -> None:
+        if what not in self.unreadable:
+            self.unreadable.add(what)
+            self._add(1)
+
+    def _add(self, number: int) -> int:
+        """The count over all processes."""
+        return len(self.unreadable) if self._store is None else self._store.add("videoxl/unreadable", number)
+
     def _end(self) -> None:
-        if self.is_built and not (self.strict and self.total):
-            return
-        if int(os.environ.get("RANK", 0)):
-            return  # a launcher that sees this one fail ends the one that still writes results
-        status = 1 if self.is_built else 2
-        if self.is_built:
-            print(f"error: strict: {self.total} visual inputs could not be read, see the log above", file=sys.stderr)
+        if not self.is_built or self.is_broken:
+            self._exit(2)  # on every process: a launcher then ends those that would wait for this one
+        if not self.strict or int(os.environ.get("RANK", 0)):
+            return  # a launcher that saw another process fail would end the one that still writes results
+        number = self._add(0)
+        if number:
+            print(f"error: strict: {number} visual inputs could not be read, see the log above", file=sys.stderr)
+            self._exit(1)
+
+    def _exit(self, status: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

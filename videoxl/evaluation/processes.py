@@ -41,11 +41,17 @@ class Processes:
             raise ArgumentError(
                 f"process {self._local} has no GPU: {torch.cuda.device_count()} for {self.world_size} processes"
             )
+        torch.cuda.set_device(self._local)
         return f"cuda:{self._local}"
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
-        """Every so manieth item, for this process."""
-        return list(items[self.rank :: self.world_size])
+    def share(self, items: Sequence[Item], loads: Sequence[float] | None = None) -> list[Item]:
+        """This process's items, in their order; with `loads`, so that all processes have about as much to do."""
+        loads = [1.0] * len(items) if loads is None else loads
+        sums, owners = [0.0] * self.world_size, {}
+        for place in sorted(range(len(items)), key=lambda place: -loads[place]):
+            owners[place] = sums.index(min(sums))
+            sums[owners[place]] += loads[place]
+        return [item for place, item in enumerate(items) if owners[place] == self.rank]
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,17 @@ def recipe_names(folder: Path = FOLDER) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def read_score(output: Path, recipe: Recipe) -> float:
-    """The score in the newest results file below `output`, in per cent. Raises `DataError`."""
-    files = sorted(output.rglob("*_results.json"), key=lambda path: path.stat().st_mtime)
+def read_score(output: Path, recipe: Recipe, since: float = 0.0) -> float:
+    """The score in the newest results file below `output`, in per cent.
+
+    Args:
+        since: seconds of the epoch; older files belong to other runs.
+
+    Raises:
+        DataError: no such file, or no such score in it.
+    """
+    written = {path: path.stat().st_mtime for path in output.rglob("*_results.json")}
+    files = sorted((path for path, moment in written.items() if moment >= since), key=written.get)
     if not files:
         raise DataError(f"lmms-eval left no results in {output}; its messages above say why")
     found = json.loads(files[-1].read_text())["results"].get(recipe.task, {})
@@ -95,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         output = given.output or Path("logs") / given.name
         command = [sys.executable, "-m"]
         if given.processes > 1:
-            command += ["accelerate.commands.launch", "--num_processes", str(given.processes), "-m"]
+            command += ["torch.distributed.run", "--nproc_per_node", str(given.processes), "-m"]
         command += ["lmms_eval", *recipe.command(given.checkpoint, output, more)]
         if given.only_print:
             print(" ".join(command))
@@ -110,8 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(command: Sequence[str], output: Path, recipe: Recipe) -> int:
+    started = time.time() - 1  # file systems round
     status = subprocess.run(command).returncode
-    score = read_score(output, recipe)
+    score = read_score(output, recipe, started)
     within = abs(score - recipe.published) <= recipe.tolerance
     print(
         f"{recipe.task}: {score:.1f}; the published checkpoint's score is {recipe.published} ({recipe.source}), "

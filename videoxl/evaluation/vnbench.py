@@ -6,6 +6,7 @@ Zhao et al., "Needle In A Video Haystack" (VideoNIAH), with the prompt and the f
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Sequence
@@ -135,7 +136,7 @@ class Submission:
         settings: what all answers of the file share; answers made otherwise are refused.
 
     Raises:
-        DataError: the file holds answers of another run, or of none.
+        DataError: the file holds answers of another run, or something else.
     """
 
     def __init__(self, path: Path, settings: dict, processes: Processes):
@@ -143,17 +144,18 @@ class Submission:
         self.processes = processes
         self._own = path if processes.rank == 0 else path.with_name(f"{path.name}.part{processes.rank}")
         about = path.with_name(path.name + ".run.json")
-        if about.is_file():
-            if json.loads(about.read_text()) != settings:
+        if path.exists() and path.stat().st_size:
+            stored = about.read_text().strip() if about.is_file() else ""
+            if stored != json.dumps(settings):
                 raise DataError(
-                    f"{path} holds answers of another run ({about.read_text().strip()}), not of "
+                    f"{path} holds answers of another run ({stored or 'or of no run of this program'}), not of "
                     f"{json.dumps(settings)}; name another file"
                 )
-        elif path.exists():
-            raise DataError(f"{path} is there already and was not made by this program; name another file")
         processes.wait()  # all have looked before the first one writes
         if processes.rank == 0:
-            about.write_text(json.dumps(settings) + "\n")
+            draft = about.with_name(about.name + ".draft")
+            draft.write_text(json.dumps(settings) + "\n")
+            draft.replace(about)
             self.merge_parts(is_mended=True)
         processes.wait()
         self.done = {row["question_id"] for row in read_rows(path)} if path.is_file() else set()
@@ -163,7 +165,7 @@ class Submission:
 
     def merge_parts(self, is_mended: bool = False, order: Sequence[str] = ()) -> list[dict]:
         """All answers in one file, in `order` of their question ids; the parts go."""
-        parts = sorted(self.path.parent.glob(self.path.name + ".part*"))
+        parts = sorted(self.path.parent.glob(glob.escape(self.path.name) + ".part*"))
         files = [file for file in (self.path, *parts) if file.is_file()]
         rows = {row["question_id"]: row for file in files for row in read_rows(file, is_mended)}
         place = {question_id: number for number, question_id in enumerate(order)}

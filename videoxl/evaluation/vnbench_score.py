@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videoxl.errors import DataError
-from videoxl.evaluation.json_lines import read_rows
+from videoxl.evaluation.json_lines import read_numbered
 
 LETTERS = "ABCD"
 TRIES = 4
@@ -38,7 +38,7 @@ def score_file(path: Path) -> dict[str, TypeScore]:
     """
     right: dict[str, Counter] = {}
     tries: dict[str, int] = {}
-    for number, row in enumerate(read_rows(path), start=1):
+    for number, row in read_numbered(path):
         _check(row, f"{path}, line {number}")
         if row["pred"] is None:
             continue
@@ -70,6 +70,8 @@ def _check(row: dict, where: str) -> None:
     for key, kinds in (("question_id", str), ("type", str), ("pred", (str, type(None)))):
         if not isinstance(row[key], kinds):
             raise DataError(f"{where}: {key} is {row[key]!r}; it must be text")
+    if "gpt_judge" in row and not (isinstance(row["gpt_judge"], str) and row["gpt_judge"]):
+        raise DataError(f"{where}: gpt_judge is {row['gpt_judge']!r}; it must be text that begins with 1 or 0")
     if row["gt"] not in (*LETTERS, 0, 1, 2, 3):
         raise DataError(f"{where}: gt is {row['gt']!r}; it must be a letter from A to D or a number from 0 to 3")
 

@@ -258,6 +258,12 @@ class SummaryCache(Cache):
             layer.reserved = max(layer.reserved, positions)
 
     @property
+    def allocated_bytes(self) -> int:
+        """Bytes of this cache's storage, room kept for more included; forks that share it each count it."""
+        held = [layer._storage for layer in self.layers if layer._storage is not None]
+        return sum(part.numel() * part.element_size() for each in held for part in (each.keys, each.values))
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of the stored positions (not of the room kept for more)."""
         return sum(

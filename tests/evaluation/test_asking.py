@@ -1,0 +1,109 @@
+"""Many questions about many videos: each read once, few held, no question seen by another."""
+
+import pytest
+import torch
+from conftest import SAMPLE, TINY
+from videos import write_video
+
+from videoxl.errors import DataError
+from videoxl.evaluation.asking import Reading, load_asker
+from videoxl.evaluation.json_lines import append_row, read_rows, write_rows
+from videoxl.evaluation.prompts import prompt_texts
+from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.video import FrameChoice
+
+BEFORE, BEHIND = "<|im_start|>user\n", "\nWhat?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts how often a video is read."""
+    counted = []
+    summarize = LlavaQwenForCausalLM.summarize
+
+    def count(self, frames, *args, **kwargs):
+        counted.append(frames.info.path)
+        return summarize(self, frames, *args, **kwargs)
+
+    monkeypatch.setattr(LlavaQwenForCausalLM, "summarize", count)
+    return counted
+
+
+def make(memory_gb):
+    return load_asker(TINY, Reading(FrameChoice(4), 8, timeout=None), memory_gb, "cpu")
+
+
+def test_a_video_is_read_once_for_all_its_questions(reads, tmp_path):
+    other = write_video(tmp_path / "other.mp4", 20)
+    asker = make(1.0)
+    first = [asker.ask(SAMPLE, BEFORE, BEHIND, max_new_tokens=4) for _ in range(3)]
+    asker.ask(other, BEFORE, BEHIND, max_new_tokens=4)
+    assert asker.ask(SAMPLE, BEFORE, BEHIND, max_new_tokens=4) == first[0] and len(set(first)) == 1
+    assert reads == [str(SAMPLE), str(other)]
+    asker.memory(SAMPLE, "<|im_start|>other\n")  # another text before it is another memory
+    assert len(reads) == 3
+
+
+def test_memories_keep_to_their_bound_and_the_oldest_goes_first(reads, tmp_path):
+    videos = [write_video(tmp_path / f"{number}.mp4", 10) for number in range(3)]
+    asker = make(1.0)
+    one = asker.memory(videos[0], BEFORE).cache.allocated_bytes
+    asker.memory_bytes = 2 * one
+    for video in (videos[1], videos[0], videos[2]):  # the first one is used again before the third comes
+        asker.memory(video, BEFORE)
+    assert asker.held_bytes == 2 * one <= asker.memory_bytes
+    reads.clear()
+    asker.memory(videos[0], BEFORE)
+    assert reads == []
+    asker.memory(videos[1], BEFORE)
+    assert reads == [str(videos[1])]
+    asker.memory_bytes = 0
+    asker.memory(videos[2], BEFORE)
+    assert asker.held_bytes == one  # the newest stays, whatever it takes
+    with pytest.raises(DataError, match="cannot hold"):
+        make(-1)
+
+
+def test_a_likelihood_is_that_of_the_whole_prompt():
+    asker = make(1.0)
+    memory = asker.memory(SAMPLE, BEFORE)
+    answer = asker.ids("yes, a star")
+    cache, _ = memory.close_on_fork()
+    total, is_greedy = asker.score(cache, asker.ids(BEHIND), answer)
+    # One token at a time.
+    cache, _ = memory.close_on_fork()
+    inner, summed, ids = asker.model.model, 0.0, asker.ids(BEHIND)
+    greedy = True
+    for token in answer:
+        with torch.no_grad():
+            hidden = inner.text_step(inner.embed_tokens(torch.tensor([ids])), cache)
+            logits = asker.model.lm_head(hidden[0, -1]).log_softmax(-1)
+        summed, greedy, ids = summed + float(logits[token]), greedy and int(logits.argmax()) == token, [token]
+    assert total == pytest.approx(summed, abs=1e-3) and is_greedy == greedy
+    with pytest.raises(DataError, match="empty continuation"):
+        asker.score(cache, ids, [])
+
+
+def test_an_image_in_a_question_is_text_unless_the_task_placed_its_visuals():
+    texts = prompt_texts("qwen_1_5", "Is <image> text? <image>", 1)
+    assert (
+        len(texts) == 2 and texts[0].endswith("user\n") and texts[1].startswith("\nIs <image> text? <image><|im_end|>")
+    )
+    texts = prompt_texts("qwen_1_5", "First <image> then <image>.", 2)
+    assert [text.strip() for text in texts[1:]] == ["then", ".<|im_end|>\n<|im_start|>assistant"]
+    assert len(prompt_texts("qwen_1_5", "No picture, <image>", 0)) == 1
+
+
+def test_half_a_line_at_the_end_is_mended_and_elsewhere_an_error(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"a": 1})
+    append_row(path, {"a": 2})
+    for tail in (b'{"a": 3', b'{"a": 3}', b"\xff"):
+        whole = b'{"a": 1}\n{"a": 2}\n'
+        path.write_bytes(whole + tail)
+        assert read_rows(path, is_mended=True) == [{"a": 1}, {"a": 2}] and path.read_bytes() == whole
+    path.write_bytes(b'{"a": 1}\nhalf\n{"a": 2}\n')
+    with pytest.raises(DataError, match="line 2"):
+        read_rows(path, is_mended=True)
+    write_rows(path, [{"b": 1}])
+    assert read_rows(path) == [{"b": 1}]

@@ -157,6 +157,16 @@ def test_an_unreadable_video_has_an_empty_answer_and_a_status_where_strict(world
     assert ("strict: 1 visual inputs" in done.stderr) == strict
 
 
+def test_strict_counts_over_all_processes(world, tmp_path):
+    folder = tmp_path / "tasks"
+    shutil.copytree(world[0], folder)
+    broken = cut(Path(world[1][0]["video"]), tmp_path / "broken.mp4", 0.02)
+    write_records(folder, [world[1][2], {**world[1][0], "video": str(broken)}])  # the second one is process 1's
+    done = run(folder, tmp_path / "out", "tiny_open", ARGUMENTS + ",strict=True", processes=2)
+    assert done.returncode == 1 and "strict: 1 visual inputs" in done.stderr
+    assert [sample["filtered_resps"] for sample in samples(tmp_path / "out", "tiny_open")].count("") == 1
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [

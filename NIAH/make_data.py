@@ -30,12 +30,13 @@ def write_needles(folder: Path, seed: int = 0) -> None:
     rng = np.random.default_rng([seed, 78])
     stored: dict[str, list[str]] = {"retrieval_question": [], "answer": [], "needle": []}
     cards = draw_cards(rng, len(MAKERS), held_out=True)
-    for card, maker in zip(cards, MAKERS):
+    for place, (card, maker) in enumerate(zip(cards, MAKERS)):
         name = f"{card.colour}_{card.shape}.png"
         write_picture(folder / "needles" / name, show_card(rng, card, 1), SIDE)
         question = maker(rng, [card], True)
         while {other.name for other in cards if other != card} & set(question.options):
             question = maker(rng, [card], True)  # several needles may be shown: no other one may be an option
+        question = question.turned(place % 4)  # whoever always says one letter finds as little as can be
         stored["retrieval_question"].append(question.as_needle().text)
         stored["answer"].append(question.answer)
         stored["needle"].append(name)

@@ -3,8 +3,9 @@
     python scripts/report.py            rewrite the part between the markers
     python scripts/report.py --check    status 1 where the document differs from what the files say
 
-Read are, where they are there: docs/results/tiny-*.json (scores of `videoxl.synth.evaluate`, a file a seed),
-docs/results/niah-r*/ (folders of `NIAH.run`, a ratio each) and docs/results/tiny-vnbench.score.json.
+`scripts/measure_tiny.sh` makes the files. Read are, where they are there: docs/results/tiny-*.json (scores of
+`videoxl.synth.evaluate`, a file a seed), docs/results/niah-r*/ (result folders of `NIAH.run`, a ratio each) and
+docs/results/tiny-vnbench.score.json.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def sections(results: Path, beside: Path) -> list[str]:
     found = []
     if runs:
         found += [needles(runs), kept(runs), others(runs)]
-    found += [heat_map(folder, beside) for folder in sorted(results.glob("niah-r*"), key=_ratio_of)]
+    found += [heat_map(path.parent, beside) for path in sorted(results.glob("niah-r*/*/summary.json"), key=_ratio_of)]
     vnbench = results / "tiny-vnbench.score.json"
     if vnbench.is_file():
         found.append(by_type(load(vnbench)))
@@ -164,8 +165,8 @@ def load(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def _ratio_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("niah-r"))
+def _ratio_of(summary: Path) -> int:
+    return int(summary.parent.parent.name.removeprefix("niah-r"))
 
 
 if __name__ == "__main__":

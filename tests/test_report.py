@@ -25,7 +25,8 @@ def test_the_documents_tables_are_those_of_the_result_files():
 @pytest.fixture
 def made(tmp_path):
     results = tmp_path / "results"
-    (results / "niah-r8").mkdir(parents=True)
+    needles = results / "niah-r8" / "m"
+    needles.mkdir(parents=True)
     cell = {"task": "needle", "reduction": "beacon", "frames": 64, "ratio": 8, "right": 9, "total": 10,
             "tries_right": 9, "tries": 10}  # fmt: skip
     cells = [cell, {**cell, "frames": 4096, "right": 5}, {**cell, "reduction": "drop", "right": 4}]
@@ -34,8 +35,8 @@ def made(tmp_path):
     types = {"ret_edit1": {"videos": 4, "accuracy": 0.75, "tries_right": 14, "tries": 16}}
     (results / "tiny-vnbench.score.json").write_text(json.dumps({"overall": 0.75, "types": types}))
     summary = {"model": "m", "beacon_ratio": 8, "score": 0.9, "generations": 20, "by_length": {"2048": 0.9}}
-    (results / "niah-r8" / "summary.json").write_text(json.dumps(summary))
-    shutil.copy(ROOT / "assets" / "window.png", results / "niah-r8" / "heatmap.png")
+    (needles / "summary.json").write_text(json.dumps(summary))
+    shutil.copy(ROOT / "assets" / "window.png", needles / "heatmap.png")
     (tmp_path / "doc.md").write_text(MARKED)
     return results, tmp_path / "doc.md"
 
@@ -52,7 +53,7 @@ def test_every_kind_of_result_gets_its_table(made):
         "| 4,096 | 5/10 = 0.500 (0.24 to 0.76) |",
         "| 64 | one in as many, the others dropped | 4/10 = 0.400 (0.17 to 0.69) |",
         "| ordering | 64 | 3/10 = 0.300 (0.11 to 0.60); 25/40 tries |",
-        "![Needle accuracy by length and depth at ratio 8](results/niah-r8/heatmap.png)",
+        "![Needle accuracy by length and depth at ratio 8](results/niah-r8/m/heatmap.png)",
         "| 2,048 | 0.900 |",
         "| ret_edit1 | 4 | 75.0% | 14/16 |",
     ):

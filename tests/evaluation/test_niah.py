@@ -86,9 +86,10 @@ def test_the_bundled_needles_are_made_by_their_program(tmp_path, capsys):
     assert make_data(["needles", str(tmp_path)]) == 2 and "--force" in capsys.readouterr().err
 
 
-def test_no_other_bundled_needle_is_among_a_questions_options():
-    """With several needles in one video a question must still have one right option."""
+def test_no_letter_and_no_other_needle_is_right_by_itself():
+    """Answers are spread over the letters; with several needles in one video a question still has one right option."""
     needles = load_needles(DATA / "qa" / "qa.json", DATA / "needles")
+    assert [needle.answer for needle in needles] == list("ABCDA")
     names = [needle.picture.stem.replace("_", " ") for needle in needles]
     for name, needle in zip(names, needles):
         assert not any(f") {other}" in needle.question for other in names if other != name)

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from NIAH.haystack import GeneratedHaystack
-from videoxl.errors import DataError, VideoXLError
+from videoxl.errors import DataError
+from videoxl.evaluation.processes import claim_output
+from videoxl.program import one_line_errors
 from videoxl.synth.cards import draw_cards, show_card
 from videoxl.synth.files import write_picture, write_video
 from videoxl.synth.questions import choose_card, choose_colour, choose_shape
@@ -43,7 +45,8 @@ def write_needles(folder: Path, seed: int = 0) -> None:
     (folder / "qa" / "qa.json").write_text(json.dumps(stored, indent=1) + "\n")
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m NIAH.make_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -57,19 +60,15 @@ def main(arguments: list[str] | None = None) -> int:
         part.add_argument("--seed", type=int, default=0)
         part.add_argument("--force", action="store_true", help="replace what is there")
     given = parser.parse_args(arguments)
-    try:
-        target = given.folder / "qa" / "qa.json" if given.what == "needles" else given.file
-        if target.exists() and not given.force:
-            raise DataError(f"{target} exists; give --force to replace it")
-        if given.what == "needles":
-            write_needles(given.folder, given.seed)
-        else:
-            write_video(given.file, GeneratedHaystack(given.seed, given.seconds).numbers(), SIDE)
-        print(f"wrote {target}")
-    except (VideoXLError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    target = given.folder / "qa" / "qa.json" if given.what == "needles" else given.file
+    if target.exists() and not given.force:
+        raise DataError(f"{target} exists; give --force to replace it")
+    claim_output(given.folder if given.what == "needles" else given.file.parent)
+    if given.what == "needles":
+        write_needles(given.folder, given.seed)
+    else:
+        write_video(given.file, GeneratedHaystack(given.seed, given.seconds).numbers(), SIDE)
+    print(f"wrote {target}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from videoxl.errors import DataError
+from videoxl.evaluation.json_lines import read_json
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.pictures import load_picture
 
@@ -60,12 +61,7 @@ def load_needles(questions: Path, folder: Path) -> list[Needle]:
     Raises:
         DataError: no such file, lists that are missing, unequal or hold no text, or pictures that are not there.
     """
-    try:
-        stored = json.loads(questions.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read the needles' questions {questions}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{questions} is no JSON file: {error}") from error
+    stored = read_json(questions, "the needles' questions")
     missing = [key for key in KEYS if not isinstance(stored, dict) or not isinstance(stored.get(key), list)]
     if missing:
         raise DataError(f"{questions} lacks the list(s) {', '.join(missing)}")

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from videoxl.errors import DataError, MissingDependencyError, VideoXLError
+from videoxl.errors import DataError, MissingDependencyError
+from videoxl.program import one_line_errors
 
 PATTERN = "*_results.json"
 NUMBERS = {"score": float, "context_length": int, "depth_percent": float}
@@ -126,16 +127,12 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m NIAH.plot", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of results")
     given = parser.parse_args(arguments)
-    try:
-        print(describe(report(given.folder)))
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(describe(report(given.folder)))
 
 
 if __name__ == "__main__":

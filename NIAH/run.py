@@ -22,22 +22,19 @@ from NIAH.haystack import FileHaystack, GeneratedHaystack
 from NIAH.needles import digest, load_needles
 from NIAH.plot import PATTERN, check_plotting, describe, report
 from NIAH.runner import ColumnRunner
-from videoxl.errors import ArgumentError, DataError, VideoXLError
+from videoxl.errors import ArgumentError, DataError
 from videoxl.evaluation.asking import Reading, load_asker
 from videoxl.evaluation.processes import Processes, claim_output
+from videoxl.program import one_line_errors
 from videoxl.video import FrameChoice
 
 DATA = Path(__file__).resolve().parent / "datas"
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
     given = parse(arguments)
-    try:
-        run(given)
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    run(given)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videoxl.errors import ArgumentError, VideoXLError
+from videoxl.errors import ArgumentError
 from videoxl.evaluation.asking import Reading, load_asker
 from videoxl.evaluation.processes import Processes, claim_output
 from videoxl.evaluation.vnbench import (
@@ -29,22 +29,20 @@ from videoxl.evaluation.vnbench import (
     missing_videos,
 )
 from videoxl.evaluation.vnbench_score import as_json, printed, score_file, table
+from videoxl.program import one_line_errors
 from videoxl.video import FrameChoice
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    try:
-        if given.score is not None:
-            show_score(given.score)
-            return 0
-        for name in ("annotations", "videos", "model", "output"):
-            if getattr(given, name) is None:
-                raise ArgumentError(f"--{name} is missing; --help shows what a run needs")
-        return run(given)
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if given.score is not None:
+        show_score(given.score)
+        return 0
+    for name in ("annotations", "videos", "model", "output"):
+        if getattr(given, name) is None:
+            raise ArgumentError(f"--{name} is missing; --help shows what a run needs")
+    return run(given)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

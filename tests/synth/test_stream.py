@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from videoxl.conversation import SELECT_MESSAGE
 from videoxl.errors import DataError
 from videoxl.model.builder import load_pretrained_model
 from videoxl.synth.cards import all_cards
@@ -13,6 +14,7 @@ from videoxl.synth.stream import SyntheticStream
 from videoxl.train.arguments import TrainingArguments
 from videoxl.train.run import main
 from videoxl.train.trainer import OwnBatches, VideoXLTrainer
+from videoxl.train.vision_classes import UNKNOWN
 
 
 def stream(base, stage, seed=0):
@@ -110,3 +112,25 @@ def test_the_small_size_has_only_stages_of_the_large_one():
     assert [name for name in large if name in {stage.name for stage in STAGES["cpu"]}] == [
         stage.name for stage in STAGES["cpu"]
     ]
+
+
+@pytest.mark.parametrize("name", ["gpu/words", "gpu/summaries"])
+def test_rows_of_a_batch_have_one_system_message_and_some_batches_vnbenchs(small_base, name):
+    data, _ = stream(small_base, find_stage(name))
+    ids = data.tokenizer(SELECT_MESSAGE).input_ids
+    found = set()
+    for batch in data.batches[:20]:
+        begins = [data[(0, index)].encoded[0][0] for index in (batch[0], batch[-1])]
+        has = {any(row[place : place + len(ids)] == ids for place in range(12)) for row in begins}
+        assert len(has) == 1
+        found |= has
+    assert found == {True, False}
+
+
+def test_labelled_cards_without_a_named_colour_have_their_shape_alone(small_base):
+    data, _ = stream(small_base, find_stage("gpu/vision"))
+    classes = torch.tensor([data[(0, index)].classes for index in range(400)])
+    unknown = classes[:, 0] == UNKNOWN
+    assert 0.3 < unknown.float().mean() < 0.55  # 0.6 of the 0.7 that show a card
+    none = list(data.class_names["shape"]).index("none")
+    assert (classes[unknown, 1] != none).all() and (classes[:, 1] != UNKNOWN).all()

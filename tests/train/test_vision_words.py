@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import TINY
 from transformers import AutoTokenizer
 
+from videoxl.constants import IGNORE_INDEX
 from videoxl.model.builder import load_pretrained_model
+from videoxl.train.collator import number_of_targets
+from videoxl.train.vision_classes import UNKNOWN
 from videoxl.train.vision_words import VisualWords
 
 CLASSES = {"colour": ["blue", "none", "red"], "shape": ["disc", "square"]}
@@ -47,3 +51,21 @@ def test_the_class_none_is_a_threshold_and_not_a_word(task):
         assert task(pictures, wanted).correct.tolist()[0] == 1
         task.threshold.fill_(-1e4)
         assert task(pictures, wanted).correct.tolist()[0] == 0
+
+
+def test_nothing_is_learnt_or_counted_where_a_class_is_unknown(task):
+    pictures = [torch.randn(1, 3, 336, 336) for _ in range(2)]
+    known = torch.tensor([[0, 0], [2, 1]])
+    partly = torch.tensor([[UNKNOWN, 0], [2, 1]])
+    losses = [F.cross_entropy(logits.float(), wanted, reduction="none") for logits, wanted in
+              zip(task.logits(torch.cat(pictures)), known.T)]  # fmt: skip
+    assert float(task(pictures, known).loss.detach()) == pytest.approx(
+        sum(float(each.detach().sum()) for each in losses) / 4, rel=1e-5
+    )
+    without = (float(losses[0][1].detach()) + float(losses[1].detach().sum())) / 3
+    assert float(task(pictures, partly).loss.detach()) == pytest.approx(without, rel=1e-5)
+    assert int(task(pictures, partly).correct[0]) <= 1
+    assert number_of_targets({"classes": partly}) == 3
+    assert (
+        number_of_targets({"labels": torch.tensor([[5, 6, IGNORE_INDEX, 7]])}) == 2
+    )  # the first one has no token before

@@ -1,4 +1,6 @@
-"""A file of one JSON object a line that survives being killed: a half-written last line is dropped and made again."""
+"""JSON files: whole ones, and such of an object a line, which survive being killed: a half-written last line is dropped
+and made again.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +51,16 @@ def read_numbered(path: Path, is_mended: bool = False) -> list[tuple[int, dict]]
         with open(path, "r+b") as file:
             file.truncate(kept)
     return rows
+
+
+def read_json(path: Path, what: str) -> object:
+    """What a JSON file holds. Raises `DataError` that calls the file `what`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {what} {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON file: {error}") from error
 
 
 def append_row(path: Path, row: dict) -> None:

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videoxl.errors import CheckpointError, DataError, VideoXLError
+from videoxl.errors import CheckpointError, DataError
 from videoxl.evaluation.processes import claim_output
+from videoxl.program import one_line_errors
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "configs" / "eval"
 
@@ -91,6 +92,7 @@ def read_score(output: Path, recipe: Recipe, since: float = 0.0) -> float:
     raise DataError(f"{files[-1]} has no {recipe.metric} of {recipe.task}; it has {', '.join(found)}")
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="eval_lmms.sh", description=__doc__.split("\n")[0])
     parser.add_argument("name", help="recipe: " + ", ".join(recipe_names()))
@@ -99,23 +101,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=int(os.environ.get("PROCESSES", 1)), help="one a GPU")
     parser.add_argument("--print", dest="only_print", action="store_true", help="print the command, run nothing")
     given, more = parser.parse_known_args(arguments)
-    try:
-        recipe = load_recipe(given.name)
-        output = given.output or Path("logs") / given.name
-        command = [sys.executable, "-m"]
-        if given.processes > 1:
-            command += ["torch.distributed.run", "--nproc_per_node", str(given.processes), "-m"]
-        command += ["lmms_eval", *recipe.command(given.checkpoint, output, more)]
-        if given.only_print:
-            print(" ".join(command))
-            return 0
-        if not (Path(given.checkpoint) / "config.json").is_file():
-            raise CheckpointError(f"{given.checkpoint} is not a checkpoint's folder: it has no config.json")
-        claim_output(output)
-        return _run(command, output, recipe)
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    recipe = load_recipe(given.name)
+    output = given.output or Path("logs") / given.name
+    command = [sys.executable, "-m"]
+    if given.processes > 1:
+        command += ["torch.distributed.run", "--nproc_per_node", str(given.processes), "-m"]
+    command += ["lmms_eval", *recipe.command(given.checkpoint, output, more)]
+    if given.only_print:
+        print(" ".join(command))
+        return 0
+    if not (Path(given.checkpoint) / "config.json").is_file():
+        raise CheckpointError(f"{given.checkpoint} is not a checkpoint's folder: it has no config.json")
+    claim_output(output)
+    return _run(command, output, recipe)
 
 
 def _run(command: Sequence[str], output: Path, recipe: Recipe) -> int:

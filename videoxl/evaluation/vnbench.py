@@ -18,7 +18,7 @@ from tqdm import tqdm
 from videoxl.conversation import SELECT_MESSAGE
 from videoxl.errors import DataError, VideoError
 from videoxl.evaluation.asking import VideoAsker
-from videoxl.evaluation.json_lines import append_row, read_rows, write_rows
+from videoxl.evaluation.json_lines import append_row, read_json, read_rows, write_rows
 from videoxl.evaluation.processes import Processes
 
 BEFORE = f"<|im_start|>system\n{SELECT_MESSAGE}<|im_end|>\n<|im_start|>user\n"
@@ -56,12 +56,7 @@ def load_examples(annotations: Path, videos: Path) -> list[Example]:
     Raises:
         DataError: no such file or folder, or an entry that is not VNBench's; the message names the entry.
     """
-    try:
-        entries = json.loads(annotations.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read the annotations {annotations}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{annotations} is no JSON file: {error}") from error
+    entries = read_json(annotations, "the annotations")
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{annotations} must hold a list of questions, as VNBench-main-4try.json does")
     if not videos.is_dir():

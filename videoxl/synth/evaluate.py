@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from videoxl.constants import TOKEN_PERFRAME
-from videoxl.errors import DataError, VideoXLError
+from videoxl.errors import DataError
 from videoxl.model.builder import load_pretrained_model
+from videoxl.program import one_line_errors
 from videoxl.synth.answering import answer, answer_reduced, encode
 from videoxl.synth.testset import Item, TestSet
 
@@ -198,7 +199,8 @@ def _batches(
     yield from tqdm(loader, desc=f"{testset.task} {length}", unit="batch", disable=None, leave=False)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videoxl.synth.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="checkpoint folder")
     parser.add_argument("--output", type=Path, required=True, help="JSON file of scores, gone on with if it is there")
@@ -213,16 +215,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes that make up videos")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="only part I of N")
     given = parser.parse_args(arguments)
-    try:
-        scores = Scores(given.output, {"model": given.model.resolve().name})
-        evaluate(
-            given.model, scores, given.task, given.frames, given.ratios, given.samples, given.reductions, given.files,
-            given.seed, given.device, given.workers, tuple(given.part),
-        )  # fmt: skip
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    scores = Scores(given.output, {"model": given.model.resolve().name})
+    evaluate(
+        given.model, scores, given.task, given.frames, given.ratios, given.samples, given.reductions, given.files,
+        given.seed, given.device, given.workers, tuple(given.part),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

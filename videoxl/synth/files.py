@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from videoxl.errors import DataError, VideoXLError
+from videoxl.errors import DataError
+from videoxl.program import one_line_errors
 from videoxl.synth.drawing import draw
 from videoxl.synth.questions import Question, ask, sample_cards
 from videoxl.synth.scenes import families
@@ -114,7 +115,8 @@ def make_record(name: str, story: Story, questions: list[Question], is_video: bo
     return record
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videoxl.synth.files", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="new folder, or one that an interrupted call left")
     parser.add_argument("--videos", type=int, default=100)
@@ -124,16 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test-world", action="store_true", help="combinations and scenes that training never shows")
     given = parser.parse_args(arguments)
-    try:
-        path = write_dataset(
-            given.folder, given.videos, given.pictures, given.frames, given.seed, given.test_world, given.questions,
-            progress=True,
-        )  # fmt: skip
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    path = write_dataset(
+        given.folder, given.videos, given.pictures, given.frames, given.seed, given.test_world, given.questions,
+        progress=True,
+    )  # fmt: skip
     print(f"wrote {path}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoxl.errors import VideoXLError
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.program import one_line_errors
 from videoxl.synth.cards import COLOUR_NAMES, NUM_TESTED, Card, all_cards, overlay_card, show_card
 from videoxl.synth.drawing import draw
 from videoxl.synth.glyphs import SHAPES
@@ -89,19 +89,15 @@ def _classes(cards: Sequence[Card], kind: str, names: Sequence[str]) -> Tensor:
     return torch.tensor([names.index(getattr(card, kind)) for card in cards])
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videoxl.synth.probe", description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="checkpoint folder")
     parser.add_argument("--pictures", type=int, default=1200, help="to fit the probe on")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args(arguments)
-    try:
-        _, model, processor, _ = load_pretrained_model(given.model, device_map=given.device)
-        print(json.dumps(probe(model, processor, given.pictures)))
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    _, model, processor, _ = load_pretrained_model(given.model, device_map=given.device)
+    print(json.dumps(probe(model, processor, given.pictures)))
 
 
 if __name__ == "__main__":

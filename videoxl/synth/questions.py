@@ -107,20 +107,25 @@ def _others_apart(rng: np.random.Generator, right: Card, cards: Sequence[Card], 
 
 def choose_colour(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     right = cards[rng.integers(len(cards))]
-    names = COLOUR_NAMES[:NUM_TESTED] if held_out else COLOUR_NAMES
-    possible = [name for name in names if held_out or not Card(name, right.shape).is_held_out]
-    wrong = rng.permutation([name for name in possible if name != right.colour])[:3]
-    text = f"What colour is the {right.shape} on the card?"
-    return _shuffled_choice(rng, "colour", text, right.colour, wrong.tolist())
+    wrong = _other_names(rng, right, "colour", COLOUR_NAMES, held_out)
+    return _shuffled_choice(rng, "colour", f"What colour is the {right.shape} on the card?", right.colour, wrong)
 
 
 def choose_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     right = cards[rng.integers(len(cards))]
-    names = SHAPES[:NUM_TESTED] if held_out else SHAPES
-    possible = [name for name in names if held_out or not Card(right.colour, name).is_held_out]
-    wrong = rng.permutation([name for name in possible if name != right.shape])[:3]
+    wrong = _other_names(rng, right, "shape", SHAPES, held_out)
     text = f"What is the shape of the {right.colour} thing on the card?"
-    return _shuffled_choice(rng, "shape", text, right.shape, wrong.tolist())
+    return _shuffled_choice(rng, "shape", text, right.shape, wrong)
+
+
+def _other_names(
+    rng: np.random.Generator, right: Card, attribute: str, names: Sequence[str], held_out: bool
+) -> list[str]:
+    """Three more colours or shapes that the card could have in its world."""
+    known = names[:NUM_TESTED] if held_out else names
+    cards = [(name, replace(right, **{attribute: name})) for name in known]
+    possible = [name for name, card in cards if card != right and (held_out or not card.is_held_out)]
+    return rng.permutation(possible)[:3].tolist()
 
 
 def open_colour(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from videoxl.errors import ArgumentError, VideoXLError
+from videoxl.errors import ArgumentError
+from videoxl.program import one_line_errors
 from videoxl.synth.base import SHAPES_BY_SIZE, write_base
 from videoxl.synth.bundle import write_bundle
 from videoxl.synth.evaluate import Scores, evaluate
@@ -110,7 +111,8 @@ def forget_beacons(folder: Path) -> None:
     draft.replace(path)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="train_tiny.sh", description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path, help="folder of the run; an unfinished run in it goes on")
     parser.add_argument("--seed", type=int, default=0)
@@ -120,23 +122,18 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.perf_counter()
     size = "cpu" if given.cpu else "gpu"
     workers = given.workers if given.workers is not None else (1 if given.cpu else 12)
-    try:
-        if not given.cpu and not torch.cuda.is_available():
-            raise ArgumentError("training the small model needs a GPU; --cpu trains a much smaller one to try it out")
-        claim_folder(given.output, {"size": size, "seed": given.seed})
-        last = train_stages(given.output, size, given.seed, workers)
-        scores = Scores(given.output / "scores.json", {"model": last.name, "size": size, "seed": given.seed})
-        for task, frames, ratios, samples, reductions in QUICK[size]:
-            evaluate(last, scores, task, frames, ratios, samples, reductions, workers=workers)
-        write_bundle(last, given.output, given.output / "model", size, given.seed, scores.cells)
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not given.cpu and not torch.cuda.is_available():
+        raise ArgumentError("training the small model needs a GPU; --cpu trains a much smaller one to try it out")
+    claim_folder(given.output, {"size": size, "seed": given.seed})
+    last = train_stages(given.output, size, given.seed, workers)
+    scores = Scores(given.output / "scores.json", {"model": last.name, "size": size, "seed": given.seed})
+    for task, frames, ratios, samples, reductions in QUICK[size]:
+        evaluate(last, scores, task, frames, ratios, samples, reductions, workers=workers)
+    write_bundle(last, given.output, given.output / "model", size, given.seed, scores.cells)
     minutes = (time.perf_counter() - started) / 60
     print(
         f"wrote {given.output / 'model'} with its model card, loss.png and accuracy.png beside it ({minutes:.1f} min)"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from videoxl.errors import DataError, VideoXLError
+from videoxl.errors import DataError
+from videoxl.evaluation.processes import claim_output
+from videoxl.program import one_line_errors
 from videoxl.synth.files import write_video
 from videoxl.synth.testset import TRIES, TestSet
 
@@ -79,7 +81,8 @@ def _entries(name: str, kind: str, item) -> list[dict]:
     return entries
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m videoxl.synth.vnbench",
         description=__doc__,
@@ -90,14 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=64, help="of a video, one a second")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    try:
-        if (given.folder / ANNOTATIONS).exists():
-            raise DataError(f"{given.folder / ANNOTATIONS} exists; name another folder")
-        print(f"wrote {write_bench(given.folder, given.videos, given.frames, given.seed, progress=True)}")
-    except (VideoXLError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if (given.folder / ANNOTATIONS).exists():
+        raise DataError(f"{given.folder / ANNOTATIONS} exists; name another folder")
+    claim_output(given.folder)
+    print(f"wrote {write_bench(given.folder, given.videos, given.frames, given.seed, progress=True)}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videoxl.errors import ArgumentError, VideoXLError
+from videoxl.errors import ArgumentError
 from videoxl.model.builder import load_pretrained_model
+from videoxl.program import one_line_errors
 
 
 def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> None:
@@ -29,18 +30,14 @@ def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> N
     draft.rename(output)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videoxl.train.merge", description=merge.__doc__.splitlines()[0])
     parser.add_argument("adapter", type=Path, help="folder that training with --lora_enable wrote")
     parser.add_argument("--base", type=Path, required=True, help="the model that it was trained on")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
-    try:
-        merge(**vars(parser.parse_args(arguments)))
-    except VideoXLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    merge(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Shape letters: F pictures, P patches, C channels of the tower.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class ClassOutput(ModelOutput):
     correct: Tensor | None = None
 
 
-class ClassTask(nn.Module):
+class ClassTask(nn.Module, ABC):
     """A part of the model that learns to tell classes of pictures; subclasses give the logits.
 
     Attributes:
@@ -50,9 +51,9 @@ class ClassTask(nn.Module):
     def get_base_model(self) -> LlavaQwenForCausalLM:
         return self.model
 
+    @abstractmethod
     def logits(self, pixels: Tensor) -> list[Tensor]:
         """pixels [F, 3, S, S] -> logits [F, n] of each attribute."""
-        raise NotImplementedError
 
     def forward(
         self,

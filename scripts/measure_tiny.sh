@@ -10,7 +10,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 model=$1 name=$2
 results=${RESULTS:-$root/docs/results} samples=${SAMPLES:-500} lengths=${LENGTHS:-64 128 256 512 1024 2048 4096}
 python=${PYTHON:-python3}
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 score() {
     "$python" -m videoxl.synth.evaluate "$model" --output "$results/tiny-$name.json" --workers "${WORKERS:-8}" "$@"

@@ -132,3 +132,10 @@ def test_a_video_file_shows_the_streamed_pictures(tmp_path):
     others = np.abs(read[:-1].astype(float) - streamed[1:]).mean(axis=(1, 2, 3))
     changes = np.abs(streamed[:-1].astype(float) - streamed[1:]).mean(axis=(1, 2, 3)) > 20
     assert changes.any() and (others[changes] > error[:-1][changes]).all()  # no frame is off by one
+
+
+def test_a_story_in_words_needs_no_frames():
+    cards = draw_cards(rng(8), 2, False)
+    story = tell(rng(8), 24, cards, drawn=False)
+    assert len(story.numbers) == 0 and story.cards == cards and len(story.shown) == 2
+    assert all(f"card with a {card.name}" in story.in_words() for card in cards)

@@ -19,8 +19,10 @@ from videoxl.synth.questions import (
     choose_order,
     choose_shape,
     count,
+    is_before,
     is_shape_shown,
     is_shown,
+    list_cards,
     next_card,
     no_such,
     sample_cards,
@@ -93,9 +95,9 @@ def test_no_guess_from_the_options_beats_chance(task):
         assert low < number / total < high, (name, number / total)
 
 
-@pytest.mark.parametrize("maker", [is_shown, is_shape_shown])
-def test_yes_and_no_are_equally_likely(maker):
-    answers = Counter(question.answer for question in questions(maker, 2000))
+@pytest.mark.parametrize(("maker", "cards"), [(is_shown, 1), (is_shape_shown, 1), (is_before, 3)])
+def test_yes_and_no_are_equally_likely(maker, cards):
+    answers = Counter(question.answer for question in questions(maker, 2000, cards=cards))
     assert abs(answers["yes"] / 2000 - 0.5) < 0.04
 
 
@@ -144,6 +146,13 @@ def test_answers_about_order_number_and_absence():
     assert choose_order(rng(), TRAIN, False).answer in "ABCD"
     order = choose_order(rng(), TRAIN, False)
     assert order.options[order.right] == "red square, blue star, cyan circle"
+    assert list_cards(rng(), TRAIN, False).answer == "red square, blue star, cyan circle"
+    names = [card.name for card in TRAIN]
+    for seed in range(20):
+        first, second = (
+            names.index(part) for part in is_before(rng(seed), TRAIN, False).text[7:-1].split(" shown before the ")
+        )
+        assert is_before(rng(seed), TRAIN, False).answer == ("yes" if first < second else "no")
     number = choose_count(rng(), TRAIN, False)
     assert number.options[number.right] == "3"
     absent = no_such(rng(), TRAIN, False)
@@ -168,3 +177,17 @@ def test_the_interval_of_a_share_holds_it_and_shrinks():
     low, high = interval(98, 100)
     assert low < 0.98 < high and high - low < 0.1
     assert interval(0, 0) == (0.0, 1.0) and interval(0, 10)[0] == 0.0 and interval(10, 10)[1] == 1.0
+
+
+def test_relations_are_asked_for_less_often_where_there_is_little_to_relate():
+    source, shares = rng(7), []
+    for cards in (TRAIN[:1], TRAIN):
+        asked = [question.kind for _ in range(600) for question in ask(source, cards, 2, relations=0.5)]
+        shares.append(
+            sum(
+                kind in ("count", "counting", "no such", "first", "last", "next", "is before", "list", "ordering")
+                for kind in asked
+            )
+            / 1200
+        )
+    assert 0.15 < shares[0] < 0.25 and 0.45 < shares[1] < 0.55

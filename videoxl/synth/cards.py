@@ -8,7 +8,9 @@ learnt is a look-alike that goes with the colour.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -32,7 +34,7 @@ COLOURS = {
 COLOUR_NAMES = tuple(COLOURS)
 NUM_TESTED = 8
 """So many colours and so many shapes, the first ones, are those of the test world."""
-FAR = 0.3  # in at least one channel: what is so far from a colour is not taken for it
+FAR = 0.2  # in at least one channel: what is so far from a colour is not taken for it
 PIECES = 3  # glyphs of a card: frame, paper, shape
 FIRST_SLOT = SLOTS - PIECES
 """Glyphs of a scene stand in the slots before; a card laid over it takes the last ones."""
@@ -58,17 +60,18 @@ class Card:
         return max(colour, shape) < NUM_TESTED and (colour + shape) % 4 == 0
 
 
-def all_cards(held_out: bool) -> list[Card]:
+@cache
+def all_cards(held_out: bool) -> tuple[Card, ...]:
     """The cards of the training world, or the 16 of the test world."""
     cards = [Card(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES]
-    return [card for card in cards if card.is_held_out == held_out]
+    return tuple(card for card in cards if card.is_held_out == held_out)
 
 
 def draw_cards(rng: np.random.Generator, number: int, held_out: bool) -> list[Card]:
     """`number` cards in random order that share neither colour nor shape. At most 8."""
     while True:
         chosen: list[Card] = []
-        pool = all_cards(held_out)
+        pool: Sequence[Card] = all_cards(held_out)
         while pool and len(chosen) < number:
             card = pool[rng.integers(len(pool))]
             chosen.append(card)
@@ -81,12 +84,23 @@ def jitter(rng: np.random.Generator, colour: tuple[float, float, float], strengt
     return np.clip(np.array(colour) + rng.uniform(-strength, strength, 3), 0, 1)
 
 
+@cache
+def _held_out_colours(shape: str) -> np.ndarray:
+    """[n, 3]"""
+    colours = [COLOURS[card.colour] for card in all_cards(held_out=True) if card.shape == shape]
+    return np.array(colours).reshape(-1, 3)
+
+
+def is_near_held_out(shape: str, ink: np.ndarray) -> bool:
+    """Whether a shape in this ink [3] could be taken for what a card of the test world shows."""
+    return bool((np.abs(_held_out_colours(shape) - ink).max(axis=1) <= FAR).any())
+
+
 def draw_ink(rng: np.random.Generator, shape: str) -> np.ndarray:
     """Any colour that does not make a card of the test world of this shape."""
-    held_out = [COLOURS[card.colour] for card in all_cards(held_out=True) if card.shape == shape]
     while True:
         ink = rng.uniform(0, 1, 3)
-        if ink.min() < 0.75 and all(np.abs(ink - colour).max() > FAR for colour in held_out):  # and no white
+        if ink.min() < 0.75 and not is_near_held_out(shape, ink):  # and no white
             return ink
 
 

@@ -6,8 +6,10 @@ many options; the place of the right number among the numbers offered is uniform
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -19,9 +21,10 @@ ADVERTISEMENT = "Does this video contain any inserted advertisement? If yes, whi
 NONE_SUCH = "There is no such card."
 BY_LETTER = "Answer with the option's letter."
 MOST_CARDS = 6
+_TRIALS = 100
 PUBLISHED_STYLES = 0.4  # share of choices that are written as the published evaluations write them
 SELECT_SHARE = 0.2  # share of batches behind VNBench's system message
-NAMELESS = 0.25  # share of videos with one card whose colour has no name
+NAMELESS = 0.4  # share of videos with one card whose colour has no name
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,15 @@ def choose_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool)
 
 
 def _others_in_grid(rng: np.random.Generator, right: Card, cards: Sequence[Card], held_out: bool) -> list[Card] | None:
-    """Three more of a two by two grid of colours and shapes, none of them shown."""
-    world = set(all_cards(held_out))
-    grids = []
-    for colour in COLOUR_NAMES:
-        for shape in SHAPES:
-            if colour != right.colour and shape != right.shape:
-                grids.append([Card(colour, shape), Card(colour, right.shape), Card(right.colour, shape)])
-    grids = [grid for grid in grids if all(card in world and card not in cards for card in grid)]
-    return grids[rng.integers(len(grids))] if grids else None
+    """Three more of a two by two grid of colours and shapes, none of them shown; None if chance finds no such grid."""
+    world = set(all_cards(held_out)).difference(cards)
+    for _ in range(_TRIALS):
+        colour, shape = COLOUR_NAMES[rng.integers(len(COLOUR_NAMES))], SHAPES[rng.integers(len(SHAPES))]
+        if colour != right.colour and shape != right.shape:
+            grid = [Card(colour, shape), Card(colour, right.shape), Card(right.colour, shape)]
+            if world.issuperset(grid):
+                return grid
+    return None
 
 
 def _others_apart(rng: np.random.Generator, right: Card, cards: Sequence[Card], held_out: bool) -> list[Card]:
@@ -205,6 +208,18 @@ def next_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -
     return Question("next", f"Which card is shown next after the {cards[place].name}?", cards[place + 1].name)
 
 
+def is_before(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """Yes and no are equally likely."""
+    first, second = rng.choice(len(cards), 2, replace=False)
+    text = f"Is the {cards[first].name} shown before the {cards[second].name}?"
+    return Question("is before", text, "yes" if first < second else "no")
+
+
+def list_cards(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    text = "List the cards in the order in which they are shown."
+    return Question("list", text, ", ".join(card.name for card in cards))
+
+
 def choose_order(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     """Four of the orders in which the first four cards could come."""
     names = [card.name for card in cards[:4]]
@@ -239,18 +254,22 @@ RELATIONS: tuple[tuple[Maker, int, int, float], ...] = (
     (choose_count, 1, MOST_CARDS, 2.0),
     (first_card, 2, MOST_CARDS, 1.0),
     (next_card, 2, MOST_CARDS, 1.0),
-    (choose_order, 3, 4, 4.0),
+    (is_before, 2, MOST_CARDS, 1.0),
+    (list_cards, 2, 4, 1.0),
+    (choose_order, 3, 4, 5.0),
 )
+SIMPLE = 0.4  # a video with at most one card gets so much of a stage's share of relations: there is little to relate
 
 
 def ask(
     rng: np.random.Generator, cards: Sequence[Card], number: int, held_out: bool = False, relations: float = 0.25
 ) -> list[Question]:
     """`number` questions about a video with these cards; a share of `relations` asks for order, number or absence."""
+    share = relations if len(cards) > 1 else SIMPLE * relations
     if any(card.colour is None for card in cards):
         return [_styled(rng, _ask_one(rng, cards, held_out, LONE)) for _ in range(number)]
     return [
-        _styled(rng, _ask_one(rng, cards, held_out, RELATIONS if rng.random() < relations else NEEDLES))
+        _styled(rng, _ask_one(rng, cards, held_out, RELATIONS if rng.random() < share else NEEDLES))
         for _ in range(number)
     ]
 
@@ -269,14 +288,14 @@ def draw_system_message(rng: np.random.Generator) -> str:
 
 def _ask_one(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, makers) -> Question:
     fitting = [(maker, weight) for maker, least, most, weight in makers if least <= len(cards) <= most]
-    weights = np.array([weight for _, weight in fitting])
-    return fitting[rng.choice(len(fitting), p=weights / weights.sum())][0](rng, cards, held_out)
+    reached = list(accumulate(weight for _, weight in fitting))
+    return fitting[bisect_right(reached, rng.random() * reached[-1])][0](rng, cards, held_out)
 
 
 def draw_number_of_cards(rng: np.random.Generator, most: int) -> int:
     """How many cards a training video has: most often one."""
-    shares = np.array([0.12, 0.38, 0.12, 0.12, 0.14, 0.06, 0.06])[: most + 1]
-    return int(rng.choice(len(shares), p=shares / shares.sum()))
+    reached = list(accumulate((0.10, 0.34, 0.10, 0.14, 0.20, 0.06, 0.06)[: most + 1]))
+    return bisect_right(reached, rng.random() * reached[-1])
 
 
 def sample_cards(rng: np.random.Generator, most: int, held_out: bool = False) -> list[Card]:

@@ -22,8 +22,8 @@ class Stage:
     """One run.
 
     Attributes:
-        kind: `classes` (pictures with classes), `words of pictures` (the same, towards the decoder's words), `text`
-            (stories in words) or `video`.
+        kind: `patches` (pictures with classes of every patch), `words of pictures` (pictures with classes, towards the
+            decoder's words), `text` (stories in words) or `video`.
         steps: optimizer steps; a step is one batch.
         frames: frames of a video, drawn uniformly from these for each batch. frames_a_step: of all videos of a batch.
         rows: samples of a batch, where it is not `video`.
@@ -62,8 +62,8 @@ class Stage:
     def arguments(self) -> list[str]:
         """Flags of the training program that belong to this stage."""
         given = ["--learning_rate", str(self.learning_rate), *self.flags]
-        if self.kind == "classes":
-            return [*given, "--train_task", "vision_classes"]
+        if self.kind == "patches":
+            return [*given, "--train_task", "vision_patches"]
         if self.kind == "words of pictures":
             return [*given, "--train_task", "vision_words"]
         return [*given, "--mm_tunable_parts", self.parts]
@@ -80,44 +80,43 @@ _RATIOS = "--beacon_ratio 2 4 8 16"
 GPU_STAGES = (
     # Tower and decoder learn apart, the one on classes, the other on stories in words; then visual tokens learn to look
     # like words. Without any of the three the joint task stands still for longer than all stages take together.
-    Stage("vision", "classes", 1200, 1e-3, rows=256, flags=_flags(_COSINE)),
+    Stage("vision", "patches", 3000, 1e-3, rows=128, flags=_flags(_COSINE)),
     Stage(
-        "words", "text", 550, 1e-3, rows=128, parts=DECODER, caption=True, questions=8, relations=0.1,
+        "words", "text", 1000, 1e-3, rows=128, parts=DECODER, caption=True, questions=8, relations=0.2,
         flags=_flags(_STEADY),
     ),
-    Stage("matching", "words of pictures", 280, 1e-3, rows=256, flags=_flags(_COSINE)),
-    # All visual tokens kept at first: beacons learn to sum up in seconds once something reads visual tokens at all.
+    Stage("matching", "words of pictures", 250, 1e-3, rows=256, flags=_flags(_COSINE)),
+    # From here on the tower stands still: with named cards alone it learns again which shapes go with a colour.
+    # All visual tokens are kept at first: beacons learn to sum up in seconds once something reads visual tokens at all.
     Stage(
         "pictures", "video", 220, 1e-3, frames=(2, 4), frames_a_step=256, questions=4, clip_frames=(1, 3), caption=True,
-        relations=0.0, flags=_flags(f"{_STEADY} --beacon_ratio 0"),
+        parts=STILL_TOWER, relations=0.0, flags=_flags(f"{_STEADY} --beacon_ratio 0"),
     ),
     Stage(
         "summaries", "video", 250, 1e-3, frames=(1, 2, 4), frames_a_step=256, questions=4, clip_frames=(1, 3),
-        caption=True, relations=0.05, pictures=0.1, flags=_flags(f"{_STEADY} {_RATIOS}"),
+        caption=True, parts=STILL_TOWER, relations=0.05, pictures=0.1, flags=_flags(f"{_STEADY} {_RATIOS}"),
     ),
     Stage(
         "clips", "video", 300, 1e-3, frames=(2, 4, 8, 16), frames_a_step=384, questions=5, clip_frames=(1, 8),
-        caption=True, relations=0.15, pictures=0.05,
+        caption=True, parts=STILL_TOWER, relations=0.2, pictures=0.05,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":3e-4} --warmup_steps 10 "
             f"--position_gap_max 8000 {_RATIOS}"
         ),
     ),
-    # From here on the tower stands still.
     Stage(
-        "minutes", "video", 200, 7e-4, frames=(16, 32, 64), frames_a_step=1024, most_cards=6, parts=STILL_TOWER,
+        "minutes", "video", 180, 7e-4, frames=(16, 32, 64), frames_a_step=1024, most_cards=6, parts=STILL_TOWER,
         flags=_flags(f"{_STEADY} {_RATIOS} 0 --beacon_ratio_mix step-random --position_gap_max 12000"),
     ),
     Stage(
-        "long", "video", 80, 6e-4, frames=(64, 128, 256), frames_a_step=3072, most_cards=6, parts=STILL_TOWER,
+        "long", "video", 80, 6e-4, frames=(64, 128, 256), frames_a_step=2048, most_cards=6, parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":1e-4} --warmup_steps 5 "
             f"--beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"
         ),
     ),
     Stage(
-        "hours", "video", 20, 1.5e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=8, parts=STILL_TOWER,
-        relations=0.1,
+        "hours", "video", 14, 1.5e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=8, parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine --warmup_steps 2 --beacon_ratio 8 16 --beacon_ratio_mix instance-random "
             "--bptt_windows 2 --position_gap_max 100"

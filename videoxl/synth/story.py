@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videoxl.synth.cards import Card, overlay_card, show_card
+from videoxl.synth.drawing import blank
 from videoxl.synth.scenes import families, make_clip
 
 OVERLAID = 0.35  # share of cards that are laid over a scene
@@ -44,6 +45,7 @@ def tell(
     clip_frames: tuple[int, int] = (2, 24),
     card_frames: tuple[int, int] = (1, 2),
     overlaid: float = OVERLAID,
+    drawn: bool = True,
 ) -> Story:
     """A video of `num_frames` frames.
 
@@ -53,18 +55,21 @@ def tell(
         depth: place of a single card, 0 (at the start) to 1 (at the end); None: random.
         clip_frames, card_frames: least and most frames of a scene and of a card.
         overlaid: share of cards that are laid over a scene.
+        drawn: whether frames are wanted, and not the words alone.
     """
     names = list(from_families) if from_families is not None else draw_families(rng)
     numbers, scenes, filled = [], [], 0
     while filled < num_frames:
         length = min(int(rng.integers(clip_frames[0], clip_frames[1] + 1)), num_frames - filled)
         scenes.append((names[rng.integers(len(names))], filled))
-        numbers.append(make_clip(rng, scenes[-1][0], length))
+        numbers.append(make_clip(rng, scenes[-1][0], length) if drawn else blank(0))
         filled += length
     story = Story(np.concatenate(numbers), scenes, list(cards), [])
     for first, stop in _places(rng, num_frames, len(cards), card_frames, depth):
         card = cards[len(story.shown)]
-        if rng.random() < overlaid:
+        if not drawn:
+            pass
+        elif rng.random() < overlaid:
             story.numbers[first:stop] = overlay_card(rng, story.numbers[first:stop], card)
         else:
             story.numbers[first:stop] = show_card(rng, card, stop - first)

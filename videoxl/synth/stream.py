@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,9 +14,9 @@ from torch.utils.data import Dataset
 
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.pooling import visual_length
-from videoxl.synth.cards import COLOUR_NAMES, Card, all_cards, overlay_card, show_card
+from videoxl.synth.cards import Card, all_cards, overlay_card, show_card
 from videoxl.synth.drawing import DrawnFrames
-from videoxl.synth.glyphs import SHAPES
+from videoxl.synth.patch_classes import NO, PATCH_CLASSES, patch_classes
 from videoxl.synth.questions import Question, ask, draw_system_message, sample_cards
 from videoxl.synth.scenes import families, make_clip
 from videoxl.synth.stages import Stage
@@ -26,10 +27,10 @@ from videoxl.train.labels import encode_conversation
 from videoxl.train.plans import SamplePlan
 from videoxl.train.vision_classes import UNKNOWN
 
-NO = "none"
 WORDS_FRAMES = 10  # of a story in words
-NAMELESS = 0.6  # share of labelled cards whose colour has no name
-CLASSES = ("classes", "words of pictures")
+NAMELESS = 0.75  # share of labelled cards whose colour has no name
+PICTURE_CLASSES = {attribute: PATCH_CLASSES[attribute] for attribute in ("colour", "shape")}
+OF_PICTURES = ("patches", "words of pictures")
 
 
 class SyntheticStream(Dataset):
@@ -43,14 +44,15 @@ class SyntheticStream(Dataset):
     def __init__(self, stage: Stage, tokenizer, config: VideoXLConfig, num_patches: int, side: int, seed: int):
         self.stage = stage
         self.side = side
+        self.patches_across = math.isqrt(num_patches)
         self.seed = seed
         self.tokenizer = _Remembering(tokenizer)
         self.version = "qwen_1_5"
         self.too_long: list = []
         self.unreadable: list = []
         self.class_names = {}
-        if stage.kind in CLASSES:
-            self.class_names = {"colour": [NO, *COLOUR_NAMES], "shape": [NO, *SHAPES]}
+        if stage.kind in OF_PICTURES:
+            self.class_names = PATCH_CLASSES if stage.kind == "patches" else PICTURE_CLASSES
         self.batches: list[list[int]] = []
         self.plans: list[SamplePlan] = []
         self._shapes: list[tuple[str, int, str]] = []  # kind, frames and system message; one for a batch
@@ -68,7 +70,7 @@ class SyntheticStream(Dataset):
         """Kind, frames and rows of a batch."""
         stage = self.stage
         if stage.kind != "video":
-            return ("image" if stage.kind in CLASSES else "text"), 1, stage.rows
+            return ("image" if stage.kind in OF_PICTURES else "text"), 1, stage.rows
         rng = np.random.default_rng([self.seed, number, 1])
         if rng.random() < stage.pictures:
             return "image", 1, max(1, stage.frames_a_step // 4)
@@ -82,7 +84,7 @@ class SyntheticStream(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index, sum(self.stage.name.encode())])
         kind, frames, system = self._shapes[index]
-        if self.stage.kind in CLASSES:
+        if self.stage.kind in OF_PICTURES:
             return self._labelled_picture(rng, index, epoch)
         if kind == "text":
             return self._in_words(rng, index, epoch, system)
@@ -95,7 +97,7 @@ class SyntheticStream(Dataset):
 
     def _in_words(self, rng: np.random.Generator, index: int, epoch: int, system: str) -> Sample:
         """A story as text, all questions one after the other in one conversation: many answers for little text."""
-        story = tell(rng, WORDS_FRAMES, sample_cards(rng, self.stage.most_cards), clip_frames=(1, 3))
+        story = tell(rng, WORDS_FRAMES, sample_cards(rng, self.stage.most_cards), clip_frames=(1, 3), drawn=False)
         turns = []
         for question in self._questions(rng, story, "video"):
             turns += [{"from": "human", "value": question.text}, {"from": "gpt", "value": question.answer}]
@@ -121,21 +123,19 @@ class SyntheticStream(Dataset):
         """One frame and its classes; most show a card."""
         scenes = families(held_out=False)
         numbers = make_clip(rng, scenes[rng.integers(len(scenes))], 4)[rng.integers(4)][None]
-        colour = shape = NO
+        card = None
         if rng.random() < 0.7:
             cards = all_cards(held_out=False)
             card = cards[rng.integers(len(cards))]
             if rng.random() < NAMELESS:
                 card = Card(None, card.shape)
-            colour, shape = card.colour, card.shape
-            if rng.random() < 0.5:
-                numbers = overlay_card(rng, numbers, card)
-            else:
-                numbers = show_card(rng, card, 1)
-        classes = [
-            UNKNOWN if value is None else names.index(value)
-            for names, value in zip(self.class_names.values(), (colour, shape))
-        ]
+            numbers = overlay_card(rng, numbers, card) if rng.random() < 0.5 else show_card(rng, card, 1)
+        if self.stage.kind == "patches":
+            classes = torch.from_numpy(patch_classes(numbers[0], self.patches_across, card))
+        else:
+            shown = (NO, NO) if card is None else (card.colour, card.shape)
+            pairs = zip(self.class_names.values(), shown)
+            classes = torch.tensor([UNKNOWN if value is None else names.index(value) for names, value in pairs])
         return Sample(index, epoch, str(index), "image", [], [torch.from_numpy(numbers)], [[]], classes)
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -124,6 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     workers = given.workers if given.workers is not None else (1 if given.cpu else 12)
     if not given.cpu and not torch.cuda.is_available():
         raise ArgumentError("training the small model needs a GPU; --cpu trains a much smaller one to try it out")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for every length of text, which takes longer than it
     claim_folder(given.output, {"size": size, "seed": given.seed})
     last = train_stages(given.output, size, given.seed, workers)
     scores = Scores(given.output / "scores.json", {"model": last.name, "size": size, "seed": given.seed})

@@ -14,7 +14,7 @@ from videoxl.errors import ArgumentError
 
 PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model", "mm_beacon")
 GROUPINGS = ("none", "strict", "relaxed")
-TASKS = ("conversation", "vision_classes", "vision_words")
+TASKS = ("conversation", "vision_classes", "vision_patches", "vision_words")
 
 
 def _help(text: str, **kwargs):
@@ -123,8 +123,8 @@ class TrainingArguments(transformers.TrainingArguments):
     eval_max_new_tokens: int = _help("Longest answer in evaluation.", default=64)
 
     train_task: str = _help(
-        "conversation; vision_classes (the tower alone, on class labels) or vision_words (tower and projector, towards "
-        "the decoder's words for the classes).",
+        "conversation; vision_classes (the tower alone, on class labels), vision_patches (the same for every patch; "
+        "streamed data only) or vision_words (tower and projector, towards the decoder's words for the classes).",
         default="conversation",
     )
     position_gap_max: int = _help("Largest random gap in positions before windows and text (0: none).", default=0)

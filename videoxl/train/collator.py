@@ -21,7 +21,8 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         `input_ids`, `attention_mask`, `labels` [B * K, L], padded on the right; `images` (flat, sample by sample: uint8
         [F, S, S, 3] or features [F, P, C]) and `modalities`; and what the trainer needs beside the model's inputs:
         `questions`, `evidence` (frame ranges a region, over all samples), `draw` (epoch and index that seed the
-        draws of the batch), `ids`, `bad`; for the tasks on classes also `classes` [B, attributes].
+        draws of the batch), `ids`, `bad`; for the tasks on classes also `classes` [B, attributes],
+        or [B, attributes, P] for patches.
     """
     questions = len(samples[0].encoded)
     batch: dict[str, Any] = {
@@ -33,8 +34,8 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         "ids": [sample.id for sample in samples],
         "bad": [entry for sample in samples for entry in sample.bad],
     }
-    if samples[0].classes:
-        batch["classes"] = torch.tensor([sample.classes for sample in samples])
+    if len(samples[0].classes):
+        batch["classes"] = torch.stack([torch.as_tensor(sample.classes) for sample in samples])
     if questions:
         batch |= _pad([_shared_once(sample) for sample in samples])
     return batch

@@ -41,7 +41,7 @@ class Sample:
         visual: uint8 frames [F, S, S, 3], or features of the tower [F, P, C], of each region.
         kind: `image`, `video` or `text`.
         evidence: for each region, half-open ranges of its frames that an answer rests on.
-        classes: class number of each attribute, for the tasks on classes.
+        classes: class number of each attribute, [attributes] or, for patches, [attributes, P]; empty for other tasks.
         bad: (id, reason) of records that could not be read and that this one replaces.
     """
 
@@ -52,7 +52,7 @@ class Sample:
     encoded: list[tuple[list[int], list[int]]]
     visual: list[Tensor]
     evidence: list[list[tuple[int, int]]] = field(default_factory=list)
-    classes: list[int] = field(default_factory=list)
+    classes: Sequence[int] | Tensor = ()
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 

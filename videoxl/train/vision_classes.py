@@ -32,7 +32,7 @@ class ClassOutput(ModelOutput):
 
 
 class ClassTask(nn.Module, ABC):
-    """A part of the model that learns to tell classes of pictures; subclasses give the logits.
+    """A part of the model that learns to tell classes of pictures, or of their patches; subclasses give the logits.
 
     Attributes:
         model: the whole model, which is what gets saved.
@@ -53,7 +53,7 @@ class ClassTask(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, pixels: Tensor) -> list[Tensor]:
-        """pixels [F, 3, S, S] -> logits [F, n] of each attribute."""
+        """pixels [F, 3, S, S] -> logits [F, n] of each attribute, or [F, P, n]."""
 
     def forward(
         self,
@@ -63,12 +63,24 @@ class ClassTask(nn.Module, ABC):
         num_items_in_batch: Tensor | int | None = None,
     ) -> ClassOutput:
         """Cross entropy against `classes` [F, attributes], some of them `UNKNOWN`; `images` are single views."""
-        loss, correct = 0.0, []
-        for logits, wanted in zip(self.logits(torch.cat([image[:1] for image in images])), classes.T):
-            loss = loss + F.cross_entropy(logits.float(), wanted, reduction="sum", ignore_index=UNKNOWN)
-            correct.append((logits.argmax(dim=1) == wanted).sum())
+        logits = self.logits(torch.cat([image[:1] for image in images]))
+        loss, correct = sum_up(logits, classes)
         known = (classes != UNKNOWN).sum() if num_items_in_batch is None else num_items_in_batch
-        return ClassOutput(loss / known, torch.stack(correct))
+        return ClassOutput(loss / known, correct)
+
+
+def sum_up(logits: Sequence[Tensor], classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy, and right answers of each attribute, summed over pictures and patches.
+
+    Args:
+        logits: of each attribute, [F, n] or [F, P, n]. classes: [F, attributes] or [F, attributes, P].
+    """
+    loss, correct = 0.0, []
+    for given, wanted in zip(logits, classes.unbind(dim=1)):
+        given, wanted = given.flatten(end_dim=-2).float(), wanted.flatten()
+        loss = loss + F.cross_entropy(given, wanted, reduction="sum", ignore_index=UNKNOWN)
+        correct.append((given.argmax(dim=1) == wanted).sum())
+    return loss, torch.stack(correct)
 
 
 class VisionClassifier(ClassTask):
@@ -77,16 +89,63 @@ class VisionClassifier(ClassTask):
     def __init__(self, model: LlavaQwenForCausalLM, class_names: dict[str, list[str]]):
         tower = model.model.vision_tower
         super().__init__(model, run_modules(tower))
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(2 * tower.hidden_size, len(classes)) for name, classes in class_names.items()}
-        )
+        self.heads = _heads(2 * tower.hidden_size, class_names)
 
     def logits(self, pixels: Tensor) -> list[Tensor]:
-        """Patch features pooled by mean and by maximum: what stands in few patches is lost in the mean of all."""
-        patches = self.model.model.vision_tower(pixels)
-        features = torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1)
-        features = features.to(next(iter(self.heads.values())).weight.dtype)
-        return [head(features) for head in self.heads.values()]
+        return _read(self.heads, _pooled(self.model.model.vision_tower(pixels)))
+
+
+class PatchClassifier(ClassTask):
+    """The same with classes of every patch, under heads for patches and for whole pictures.
+
+    Class 0 of an attribute says that a patch does not have it. A picture has the class that its patches have; where
+    they have several or an unknown one, nothing is learnt about it as a whole.
+    """
+
+    def __init__(self, model: LlavaQwenForCausalLM, class_names: dict[str, list[str]]):
+        tower = model.model.vision_tower
+        super().__init__(model, run_modules(tower))
+        self.patch_heads = _heads(tower.hidden_size, class_names)
+        self.picture_heads = _heads(2 * tower.hidden_size, class_names)
+
+    def logits(self, pixels: Tensor) -> list[Tensor]:
+        return _read(self.patch_heads, self.model.model.vision_tower(pixels))
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        classes: Tensor,
+        modalities: Sequence[str] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> ClassOutput:
+        """Cross entropy against `classes` [F, attributes, P]; a picture weighs as much as its patches together."""
+        patches = self.model.model.vision_tower(torch.cat([image[:1] for image in images]))
+        loss, correct = sum_up(_read(self.patch_heads, patches), classes)
+        of_pictures, _ = sum_up(_read(self.picture_heads, _pooled(patches)), classes_of_pictures(classes))
+        known = (classes != UNKNOWN).sum() if num_items_in_batch is None else num_items_in_batch
+        return ClassOutput((loss + patches.shape[1] * of_pictures) / known, correct)
+
+
+def classes_of_pictures(classes: Tensor) -> Tensor:
+    """[F, attributes, P] -> [F, attributes]."""
+    largest = classes.amax(dim=-1)
+    has_several = ((classes > 0) & (classes != largest.unsqueeze(-1))).any(dim=-1)
+    is_unknown = has_several | (classes == UNKNOWN).any(dim=-1)
+    return largest.masked_fill(is_unknown, UNKNOWN)
+
+
+def _heads(width: int, class_names: dict[str, list[str]]) -> nn.ModuleDict:
+    return nn.ModuleDict({name: nn.Linear(width, len(classes)) for name, classes in class_names.items()})
+
+
+def _read(heads: nn.ModuleDict, features: Tensor) -> list[Tensor]:
+    features = features.to(next(iter(heads.values())).weight.dtype)
+    return [head(features) for head in heads.values()]
+
+
+def _pooled(patches: Tensor) -> Tensor:
+    """By mean and by maximum, [F, 2 C]: what stands in few patches is lost in the mean of all."""
+    return torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1)
 
 
 def run_modules(tower: nn.Module) -> list[nn.Module]:

@@ -1,0 +1,103 @@
+"""Training a tower on classes of pictures and of their patches."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY
+
+from videoxl.errors import ArgumentError
+from videoxl.model.builder import load_pretrained_model
+from videoxl.train.arguments import TrainingArguments
+from videoxl.train.collator import number_of_targets
+from videoxl.train.run import leave_cores_to_workers, main, train
+from videoxl.train.vision_classes import UNKNOWN, PatchClassifier, classes_of_pictures
+
+CLASSES = {"colour": ["none", "red", "blue"], "shape": ["none", "disc"]}
+PATCHES = 576
+
+
+@pytest.fixture
+def task():
+    torch.manual_seed(0)
+    return PatchClassifier(load_pretrained_model(TINY, device_map="cpu")[1], CLASSES)
+
+
+def labels(number):
+    classes = torch.zeros(number, 2, PATCHES, dtype=torch.int64)
+    classes[0, 0, 100:200] = 1
+    classes[0, 1, 100:150] = UNKNOWN
+    return classes
+
+
+def test_a_picture_has_the_class_of_its_patches_or_none_that_is_known():
+    classes = torch.zeros(5, 1, 4, dtype=torch.int64)
+    classes[1, 0, 2] = 3
+    classes[2, 0, 1:3] = 2
+    classes[3, 0, 0], classes[3, 0, 1] = 1, 2  # two of them
+    classes[4, 0, 0], classes[4, 0, 1] = UNKNOWN, 1
+    assert classes_of_pictures(classes)[:, 0].tolist() == [0, 3, 2, UNKNOWN, UNKNOWN]
+
+
+def test_the_loss_is_that_of_patches_and_a_picture_weighs_as_much_as_all_of_its_patches(task):
+    pictures, classes = [torch.randn(1, 3, 336, 336) for _ in range(2)], labels(2)
+    with torch.no_grad():
+        output = task(pictures, classes)
+        patches = task.model.model.vision_tower(torch.cat(pictures)).float()
+        pooled = torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1)
+        wanted = 0.0
+        for number, name in enumerate(CLASSES):
+            each = task.patch_heads[name](patches).flatten(0, 1)
+            wanted += F.cross_entropy(each, classes[:, number].flatten(), ignore_index=UNKNOWN, reduction="sum")
+            whole = F.cross_entropy(
+                task.picture_heads[name](pooled), classes_of_pictures(classes)[:, number],
+                ignore_index=UNKNOWN, reduction="sum",
+            )  # fmt: skip
+            wanted += PATCHES * whole
+    known = 2 * 2 * PATCHES - 50
+    assert number_of_targets({"classes": classes}) == known
+    assert float(output.loss) == pytest.approx(float(wanted) / known, rel=1e-5)
+    assert float(task(pictures, classes, num_items_in_batch=2 * known).loss.detach()) == pytest.approx(
+        float(output.loss) / 2, rel=1e-5
+    )
+
+
+def test_it_learns_where_something_is(task):
+    """The tower learns, and nothing else that is kept."""
+    pictures = [torch.randn(1, 3, 336, 336) for _ in range(2)]
+    classes = labels(2)
+    learning = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert all("vision_tower" in name or "heads" in name for name in learning)
+    optimizer = torch.optim.Adam(learning.values(), 3e-3)
+    first = float(task(pictures, classes).loss.detach())
+    for _ in range(25):
+        loss = task(pictures, classes).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    output = task(pictures, classes)
+    assert float(output.loss.detach()) < 0.3 * first
+    assert output.correct[0] > 0.9 * 2 * PATCHES
+
+
+def test_records_have_no_classes_of_patches(data, tmp_path, capsys):
+    flags = ["--model_name_or_path", str(TINY), "--data_path", str(data / "none.json"), "--output_dir", str(tmp_path)]
+    with pytest.raises(ArgumentError, match="vision_patches needs classes of every patch"):
+        train([*flags, "--train_task", "vision_patches", "--use_cpu", "True"])
+    assert main([*flags, "--train_task", "vision_pixels", "--use_cpu", "True"])
+    assert "vision_patches or vision_words" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("workers", "kept", "threads"), [(12, None, 1), (0, None, 2), (12, "2", 2)])
+def test_beside_loaders_and_a_gpu_one_thread_is_used(tmp_path, monkeypatch, workers, kept, threads):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", dataloader_num_workers=workers)
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("cuda"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if kept:
+        monkeypatch.setenv("OMP_NUM_THREADS", kept)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        leave_cores_to_workers(args)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

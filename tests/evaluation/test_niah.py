@@ -239,6 +239,16 @@ def test_every_cell_runs_and_has_the_published_keys(whole):
     assert "all" in done.stdout and "(30 answers)" in done.stdout
 
 
+def test_the_bundled_model_finds_its_needles(tmp_path):
+    """All five needles at all five depths up to 128 frames, by the published protocol."""
+    lengths = ("--context_lengths", "1", "16", "64", "128", "--video_depth_percents", *map(str, DEPTHS))
+    done = run(tmp_path, *lengths, "--max_new_tokens", "16")
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / BUNDLE.name / "summary.json").read_text())
+    assert summary["cells"] == 20 and summary["generations"] == 100 and summary["beacon_ratio"] == 8
+    assert summary["score"] >= 0.95
+
+
 def test_a_killed_run_goes_on_cell_by_cell(whole, tmp_path):
     process = subprocess.Popen(
         [sys.executable, *command(tmp_path)], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

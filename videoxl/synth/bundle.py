@@ -100,7 +100,7 @@ def _what(stage) -> str:
 
 
 def _parts(stage) -> str:
-    if stage.kind == "classes":
+    if stage.kind == "patches":
         return "tower"
     if stage.kind == "words of pictures":
         return "tower, projector"

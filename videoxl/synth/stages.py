@@ -82,7 +82,7 @@ GPU_STAGES = (
     # like words. Without any of the three the joint task stands still for longer than all stages take together.
     Stage("vision", "patches", 3000, 1e-3, rows=128, flags=_flags(_COSINE)),
     Stage(
-        "words", "text", 1000, 1e-3, rows=128, parts=DECODER, caption=True, questions=8, relations=0.2,
+        "words", "text", 1600, 1e-3, rows=128, parts=DECODER, caption=True, questions=8, relations=0.2,
         flags=_flags(_STEADY),
     ),
     Stage("matching", "words of pictures", 250, 1e-3, rows=256, flags=_flags(_COSINE)),
@@ -138,7 +138,17 @@ CPU_STAGES = (
     _small(GPU_STAGES[6], 10, (16,), 64, 0),
     _small(GPU_STAGES[8], 4, (64,), 128, 0),
 )
-STAGES = {"gpu": GPU_STAGES, "cpu": CPU_STAGES}
+# Ends a run that was cut off behind `minutes`: a falling rate on batches that two CPU cores manage in four seconds.
+EXTRA_STAGES = (
+    Stage(
+        "anneal", "video", 160, 2.5e-4, frames=(8, 16, 32, 64), frames_a_step=64, questions=8, parts=STILL_TOWER,
+        flags=_flags(
+            "--lr_scheduler_type cosine --warmup_steps 5 --beacon_ratio_mix step-random --position_gap_max 12000 "
+            f"{_RATIOS}"
+        ),
+    ),
+)  # fmt: skip
+STAGES = {"gpu": GPU_STAGES, "cpu": CPU_STAGES, "extra": EXTRA_STAGES}
 
 
 def find_stage(name: str) -> Stage:

@@ -37,6 +37,7 @@ COMMON = {
     "per_device_train_batch_size": 1,  # a stage brings its own batches
     "model_max_length": 262144,
     "logging_steps": 10,
+    "logging_nan_inf_filter": False,  # reading the loss of every step makes the GPU wait for the next step
     "save_strategy": "no",
     "report_to": "none",
     "dataloader_pin_memory": False,

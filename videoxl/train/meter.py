@@ -21,7 +21,7 @@ class Meter:
     def __init__(self, ratios: Sequence[int]):
         self.ratios = list(ratios)
         self._windows: Counter[int] = Counter()
-        self._tokens = 0
+        self._text: torch.Tensor | int = 0  # stays on the device until it is reported: reading it waits for the step
         self._visual = 0
         self._visual_total = 0
         self._since = time.perf_counter()
@@ -32,14 +32,15 @@ class Meter:
             Region([frames], kind).length(model.model) for frames, kind in zip(batch["images"], batch["modalities"])
         )
         self._visual += visual
-        self._tokens += visual + int(batch["attention_mask"].sum() if "attention_mask" in batch else 0)
+        if "attention_mask" in batch:
+            self._text = self._text + batch["attention_mask"].sum()
         self._windows.update(getattr(outputs, "window_ratios", None) or ())
 
     def report(self, device: torch.device, world_size: int) -> dict[str, float]:
         """Figures since the last report; a collective call where there are several processes."""
         seconds = time.perf_counter() - self._since
         counts = torch.tensor(
-            [self._tokens, self._visual, *(self._windows[ratio] for ratio in self.ratios)],
+            [self._visual + int(self._text), self._visual, *(self._windows[ratio] for ratio in self.ratios)],
             dtype=torch.float64,
             device=device,
         )
@@ -53,7 +54,7 @@ class Meter:
                 figures[f"ratio_{ratio}"] = number / sum(windows)
         if device.type == "cuda":
             figures["peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-        self._tokens = self._visual = 0
+        self._text = self._visual = 0
         self._windows.clear()
         self._since = time.perf_counter()
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}

@@ -144,3 +144,9 @@ def test_patches_are_labelled_like_the_picture_that_they_are_of(small_base):
         assert sample.classes.shape == (3, 64) and len(sample.visual[0]) == 1  # 112 pixels, patches of 14
     batch = patches.collate([patches[(0, index)] for index in range(3)])
     assert batch["classes"].shape == (3, 3, 64)
+
+
+def test_the_stage_that_ends_a_run_which_was_cut_off_is_there_too(small_base):
+    data, _ = stream(small_base, find_stage("extra/anneal"))
+    a_frame = 16  # visual tokens at 112 pixels
+    assert {data.plans[batch[0]].regions[0][1] // a_frame for batch in data.batches[:40]} == {8, 16, 32, 64}

@@ -66,13 +66,10 @@ def tell(
         filled += length
     story = Story(np.concatenate(numbers), scenes, list(cards), [])
     for first, stop in _places(rng, num_frames, len(cards), card_frames, depth):
-        card = cards[len(story.shown)]
-        if not drawn:
-            pass
-        elif rng.random() < overlaid:
-            story.numbers[first:stop] = overlay_card(rng, story.numbers[first:stop], card)
-        else:
-            story.numbers[first:stop] = show_card(rng, card, stop - first)
+        if drawn:
+            card, frames = cards[len(story.shown)], story.numbers[first:stop]
+            is_overlaid = rng.random() < overlaid
+            frames[:] = overlay_card(rng, frames, card) if is_overlaid else show_card(rng, card, stop - first)
         story.shown.append((first, stop))
     return story
 

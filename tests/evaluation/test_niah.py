@@ -242,7 +242,7 @@ def test_every_cell_runs_and_has_the_published_keys(whole):
 def test_the_bundled_model_finds_its_needles(tmp_path):
     """All five needles at all five depths up to 128 frames, by the published protocol."""
     lengths = ("--context_lengths", "1", "16", "64", "128", "--video_depth_percents", *map(str, DEPTHS))
-    done = run(tmp_path, *lengths, "--max_new_tokens", "16")
+    done = run(tmp_path, *lengths, "--max_new_tokens", "16", "--haystack_seconds", "200")
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / BUNDLE.name / "summary.json").read_text())
     assert summary["cells"] == 20 and summary["generations"] == 100 and summary["beacon_ratio"] == 8

@@ -25,6 +25,18 @@ def picture(path: Path, colour: str, size: tuple[int, int] = (360, 340)) -> None
     Image.fromarray((noise + np.array(COLOURS[colour])).clip(0, 255).astype(np.uint8)).save(path)
 
 
+def fit(task, pictures, classes, steps: int, learning_rate: float):
+    """Train a task on classes on one batch; returns the loss before and the output behind it."""
+    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], learning_rate)
+    first = float(task(pictures, classes).loss.detach())
+    for _ in range(steps):
+        loss = task(pictures, classes).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return first, task(pictures, classes)
+
+
 def turns(question: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY
+from training_data import fit
 from transformers import AutoTokenizer
 
 from videoxl.constants import IGNORE_INDEX
@@ -32,14 +33,7 @@ def test_only_tower_projector_and_its_own_two_numbers_learn(task):
 def test_it_learns_which_picture_is_which(task):
     pictures = [torch.randn(1, 3, 336, 336) for _ in range(3)]
     wanted = torch.tensor([[0, 0], [1, 1], [2, 1]])
-    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], 2e-3)
-    first = float(task(pictures, wanted).loss.detach())
-    for _ in range(30):
-        loss = task(pictures, wanted).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    output = task(pictures, wanted)
+    first, output = fit(task, pictures, wanted, 30, 2e-3)
     assert float(output.loss.detach()) < 0.3 * first
     assert output.correct.tolist() == [3, 3]
 

@@ -53,7 +53,11 @@ class ClassTask(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, pixels: Tensor) -> list[Tensor]:
-        """pixels [F, 3, S, S] -> logits [F, n] of each attribute, or [F, P, n]."""
+        """pixels [F, 3, S, S] -> logits [F, n] of each attribute."""
+
+    def cost(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy against `classes` [F, attributes], and right answers of each attribute."""
+        return sum_up(self.logits(pixels), classes)
 
     def forward(
         self,
@@ -62,9 +66,8 @@ class ClassTask(nn.Module, ABC):
         modalities: Sequence[str] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> ClassOutput:
-        """Cross entropy against `classes` [F, attributes], some of them `UNKNOWN`; `images` are single views."""
-        logits = self.logits(torch.cat([image[:1] for image in images]))
-        loss, correct = sum_up(logits, classes)
+        """Cross entropy a class of `classes` that is not `UNKNOWN`; `images` are single views."""
+        loss, correct = self.cost(torch.cat([image[:1] for image in images]), classes)
         known = (classes != UNKNOWN).sum() if num_items_in_batch is None else num_items_in_batch
         return ClassOutput(loss / known, correct)
 
@@ -109,21 +112,16 @@ class PatchClassifier(ClassTask):
         self.picture_heads = _heads(2 * tower.hidden_size, class_names)
 
     def logits(self, pixels: Tensor) -> list[Tensor]:
-        return _read(self.patch_heads, self.model.model.vision_tower(pixels))
+        """Of patches [F, P, n], then of pictures [F, n]."""
+        patches = self.model.model.vision_tower(pixels)
+        return [*_read(self.patch_heads, patches), *_read(self.picture_heads, _pooled(patches))]
 
-    def forward(
-        self,
-        images: Sequence[Tensor],
-        classes: Tensor,
-        modalities: Sequence[str] | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> ClassOutput:
-        """Cross entropy against `classes` [F, attributes, P]; a picture weighs as much as its patches together."""
-        patches = self.model.model.vision_tower(torch.cat([image[:1] for image in images]))
-        loss, correct = sum_up(_read(self.patch_heads, patches), classes)
-        of_pictures, _ = sum_up(_read(self.picture_heads, _pooled(patches)), classes_of_pictures(classes))
-        known = (classes != UNKNOWN).sum() if num_items_in_batch is None else num_items_in_batch
-        return ClassOutput((loss + patches.shape[1] * of_pictures) / known, correct)
+    def cost(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Against `classes` [F, attributes, P]; a picture weighs as much as its patches together."""
+        logits, attributes = self.logits(pixels), classes.shape[1]
+        loss, correct = sum_up(logits[:attributes], classes)
+        of_pictures, _ = sum_up(logits[attributes:], classes_of_pictures(classes))
+        return loss + classes.shape[2] * of_pictures, correct
 
 
 def classes_of_pictures(classes: Tensor) -> Tensor:

@@ -38,7 +38,9 @@ class FileHaystack:
         self.identity = f"{path.stat().st_size} bytes, {head[:16]}"
         self._path, self._backend, self._timeout = path, backend, timeout
 
-    def chunks(self, length: int, processor: VideoXLImageProcessor) -> Iterator[Tensor]:
+    def chunks(
+        self, length: int, processor: VideoXLImageProcessor, device: torch.device | str = "cpu"
+    ) -> Iterator[Tensor]:
         """uint8 [F, S, S, 3] at a time, `length` frames in all. Raises `VideoError` for a file with fewer."""
         choice = FrameChoice(num_frames=length)
         with open_video(str(self._path), processor, choice, backend=self._backend, timeout=self._timeout) as stream:
@@ -48,7 +50,7 @@ class FileHaystack:
                     "video, or a smaller --context_lengths_max"
                 )
             for chunk in stream:
-                yield torch.from_numpy(chunk.frames)
+                yield torch.from_numpy(chunk.frames).to(device)
 
 
 class GeneratedHaystack:
@@ -77,11 +79,15 @@ class GeneratedHaystack:
             filled += length
         return np.concatenate(clips)
 
-    def chunks(self, length: int, processor: VideoXLImageProcessor) -> Iterator[Tensor]:
-        """uint8 [F, S, S, 3] at a time, `length` frames in all. Raises `VideoError` for more than there are."""
+    def chunks(
+        self, length: int, processor: VideoXLImageProcessor, device: torch.device | str = "cpu"
+    ) -> Iterator[Tensor]:
+        """uint8 [F, S, S, 3] at a time, drawn on `device`, `length` frames in all. Raises `VideoError` for more than
+        there are.
+        """
         if length > self.seconds:
             raise VideoError(f"the haystack has {self.seconds} frames; {length} need a larger --haystack_seconds")
         numbers = torch.from_numpy(self.numbers())
         chosen = numbers[np.linspace(0, self.seconds - 1, length, dtype=int)]
         for part in chosen.split(CHUNK):
-            yield draw(part, processor.side)
+            yield draw(part, processor.side, device)

@@ -66,7 +66,8 @@ class ColumnRunner:
 
     def run(self, length: int, depths: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[Cell, dict]]:
         """Results of the cells of a column, shallow ones first. `advance` is called after each answer."""
-        frames = torch.cat([self._tokens(chunk) for chunk in self.haystack.chunks(length, self.asker.image_processor)])
+        chunks = self.haystack.chunks(length, self.asker.image_processor, self.asker.model.model.vision_tower.device)
+        frames = torch.cat([self._tokens(chunk) for chunk in chunks])
         base = self._start()
         for depth in sorted(depths):
             started = time.perf_counter()

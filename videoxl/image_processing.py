@@ -79,8 +79,7 @@ class VideoXLImageProcessor:
 
     def normalize(self, frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 [F, S, S, 3] -> normalised [F, 3, S, S] in `dtype`, computed in float32, on the device of `frames`."""
-        mean = torch.tensor(self.image_mean, device=frames.device)
-        std = torch.tensor(self.image_std, device=frames.device)
+        mean, std = (_on(frames.device, *values) for values in (self.image_mean, self.image_std))
         pixels = (frames.float() / 255 - mean) / std
         return pixels.permute(0, 3, 1, 2).to(dtype).contiguous()
 
@@ -113,6 +112,13 @@ class VideoXLImageProcessor:
             "do_convert_rgb": True,
         }
         (Path(folder) / _CONFIG_NAME).write_text(json.dumps(stored, indent=2) + "\n")
+
+
+@lru_cache(maxsize=16)
+def _on(device: torch.device, *values: float) -> Tensor:
+    """Copied to the device once: every such copy waits for all that a GPU has yet to do."""
+    with torch.inference_mode(False):  # an inference tensor kept here could not be used in training
+        return torch.tensor(values, device=device)
 
 
 def resize_fixed_point(

@@ -46,13 +46,11 @@ def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels
     """
     if input_ids.dim() != 2:
         raise PromptError(f"input_ids must be [batch, tokens]; it has the shape {list(input_ids.shape)}")
-    stray = input_ids[(input_ids < 0) & (input_ids != IMAGE_TOKEN_INDEX)]
-    if stray.numel():
-        raise PromptError(
-            f"input_ids holds {stray[0].item()}; only {IMAGE_TOKEN_INDEX} (a visual region) may be negative"
-        )
-    rows, label_rows = [], []
     ids, mask, labels = (x if x is None else x.cpu().numpy() for x in (input_ids, attention_mask, labels))
+    stray = ids[(ids < 0) & (ids != IMAGE_TOKEN_INDEX)]
+    if stray.size:
+        raise PromptError(f"input_ids holds {stray[0]}; only {IMAGE_TOKEN_INDEX} (a visual region) may be negative")
+    rows, label_rows = [], []
     for index, row in enumerate(ids):
         keep = slice(None) if mask is None else mask[index].astype(bool)
         row = row[keep]

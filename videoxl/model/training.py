@@ -28,11 +28,12 @@ from videoxl.model.gradient_cache import GradientCache
 from videoxl.model.plan import RatioChooser, WindowStep
 from videoxl.model.prompt import Prompt, pad_rows, shifted_labels
 from videoxl.model.runner import Region, RegionReader, encode_frames, iter_features
+from videoxl.model.transfer import send
 
 if TYPE_CHECKING:
     from videoxl.model.modeling import LlavaQwenForCausalLM
 
-HEAD_ROWS = 1024  # rows of logits made at once for the loss: 0.6 GB at a vocabulary of 152,000 in fp32
+LOGITS_AT_ONCE = 1024 * 152_064  # made for the loss: 0.6 GB in fp32, 1024 rows of Qwen2's vocabulary
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: list[Tensor]
     """Embeddings of all text in one call, however many pieces it comes in: `texts` and the padded suffix, [B, t, H]."""
     padded, _ = pad_rows(suffixes, 0, "right")
     pieces = [*texts, padded]
-    embedded = inner.embed_tokens(torch.cat([piece.flatten() for piece in pieces]).to(inner.input_device))
+    ids = torch.cat([piece.flatten() for piece in pieces])
+    embedded = inner.embed_tokens(send(ids, inner.input_device))
     parts = embedded.split([piece.numel() for piece in pieces])
     shaped = [part.view(*piece.shape, embedded.shape[1]) for part, piece in zip(parts, pieces)]
     return shaped[:-1], shaped[-1]
@@ -179,7 +181,12 @@ def _count_passes(
     vision = sum(region.num_passes(inner) for region in regions)
     windows = sum(math.ceil(length / inner.config.beacon_window) for length in lengths)
     decoder = sum(text.shape[1] > 0 for text in texts) + windows + 1
-    return PassCounts(vision, decoder, max(1, math.ceil(labelled / HEAD_ROWS)))
+    return PassCounts(vision, decoder, max(1, math.ceil(labelled / _head_rows(inner.config.vocab_size))))
+
+
+def _head_rows(vocab_size: int) -> int:
+    """Rows of logits to make at once."""
+    return max(1, LOGITS_AT_ONCE // vocab_size)
 
 
 def _flowing_windows(lengths: list[int], inner: VideoXLModel, options: TrainingOptions) -> list[set[int]] | None:
@@ -259,19 +266,20 @@ class _LabelledRows:
         places = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]  # targets lie on the CPU: nobody waits for this
         if not (self._keep_all or len(places)):
             return
-        self._rows.append(hidden.flatten(0, 1).index_select(0, places.to(hidden.device)))
+        self._rows.append(hidden.flatten(0, 1).index_select(0, send(places, hidden.device)))
         self._wanted.append(targets.flatten()[places])
 
     def sum_loss(self, norm: torch.nn.Module, head: torch.nn.Module, passes: int) -> Tensor:
         """Cross entropy summed over all rows, through `passes` passes of the head."""
         device = self._rows[-1].device
         rows = norm(torch.cat([part.to(device) for part in self._rows]))
-        wanted = torch.cat(self._wanted).to(device)
+        wanted = send(torch.cat(self._wanted), device)
         loss = rows.new_zeros((), dtype=torch.float32)
+        at_once = _head_rows(head.out_features)
         for index in range(passes):
-            part = rows[index * HEAD_ROWS : (index + 1) * HEAD_ROWS]
+            part = rows[index * at_once : (index + 1) * at_once]
             if len(part):
-                goal = wanted[index * HEAD_ROWS : (index + 1) * HEAD_ROWS]
+                goal = wanted[index * at_once : (index + 1) * at_once]
                 loss = loss + F.cross_entropy(head(part).float(), goal, reduction="sum")
             else:
                 loss = loss + 0.0 * head(rows.new_zeros(1, rows.shape[1])).float().sum()

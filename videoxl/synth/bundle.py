@@ -55,7 +55,7 @@ def write_bundle(last: Path, run: Path, output: Path, size: str, seed: int, cell
 def model_card(size: str, seed: int, parameters: int, cells: list[dict]) -> str:
     """Recipe, data, scores and limits as Markdown."""
     rows = [
-        f"| {n + 1} | {stage.name} | {_what(stage)} | {stage.steps} | {stage.learning_rate:g} | {_parts(stage)} |"
+        f"| {n + 1} | {stage.name} | {_what(stage)} | {stage.steps} | {_rate(stage)} | {_parts(stage)} |"
         for n, stage in enumerate(STAGES[size])
     ]
     scores = [f"| {_task(cell)} | {cell['frames']} | {_ratio(cell)} | {_share(cell)} |" for cell in cells]
@@ -96,7 +96,14 @@ def _what(stage) -> str:
         return f"{stage.rows} stories in words"
     if stage.kind != "video":
         return f"{stage.rows} pictures"
-    return f"{stage.frames_a_step} frames in videos of {', '.join(map(str, sorted(set(stage.frames))))}"
+    videos = f"{stage.frames_a_step} frames in videos of {', '.join(map(str, sorted(set(stage.frames))))}"
+    return f"{videos}; {stage.words:.0%} of the batches stories in words" if stage.words else videos
+
+
+def _rate(stage) -> str:
+    if "--muon_lr" not in stage.flags:
+        return f"{stage.learning_rate:g}"
+    return f"{stage.learning_rate:g}, matrices {float(stage.flags[stage.flags.index('--muon_lr') + 1]):g} (Muon)"
 
 
 def _parts(stage) -> str:

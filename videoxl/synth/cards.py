@@ -57,7 +57,7 @@ class Card:
         if self.colour is None:
             return False
         colour, shape = COLOUR_NAMES.index(self.colour), SHAPES.index(self.shape)
-        return max(colour, shape) < NUM_TESTED and (colour + shape) % 4 == 0
+        return max(colour, shape) < NUM_TESTED and (colour + shape) % 4 == 2
 
 
 @cache

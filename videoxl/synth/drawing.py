@@ -9,13 +9,15 @@ Places run from -1 to 1, x to the right, y downwards; colours from 0 to 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from videoxl.model.transfer import send
 from videoxl.synth.glyphs import SIDE, glyph_masks, grain
 
 BACKGROUND = (
@@ -94,18 +96,13 @@ class DrawnFrames:
 
 def _draw(numbers: Tensor, side: int, device: torch.device | str) -> Tensor:
     """uint8 [F, 3, side, side]."""
-    background = numbers[:, : len(BACKGROUND)].to(device)
-    glyphs = numbers[:, len(BACKGROUND) :].view(len(numbers), SLOTS, len(GLYPH))
+    background = send(numbers[:, : len(BACKGROUND)], device)
     line = (torch.arange(side, device=device) + 0.5) / side * 2 - 1
     x, y = line.view(1, 1, side), line.view(1, side, 1)
     mix = _mix(background, numbers, x, y).unsqueeze(1)
     first, second = background[:, 0:3, None, None], background[:, 3:6, None, None]
     canvas = torch.lerp(first.expand(-1, -1, side, side), second.expand(-1, -1, side, side), mix)
-    masks = glyph_masks().to(device).flatten()
-    for slot in range(SLOTS):
-        used = (glyphs[:, slot, G["opacity"]] > 0).nonzero()[:, 0]
-        if len(used):
-            _put(canvas, used.to(device), glyphs[used, slot].to(device), masks, x, y)
+    _put_glyphs(canvas, numbers[:, len(BACKGROUND) :].view(len(numbers), SLOTS, len(GLYPH)), x, y)
     canvas.mul_(background[:, B["light"], None, None, None])
     return canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -130,12 +127,31 @@ def _mix(background: Tensor, numbers: Tensor, x: Tensor, y: Tensor) -> Tensor:
         cells = value("grain_cells") / 2
         column = ((x + 1) * cells + value("grain_x")).long() % SIDE
         row = ((y + 1) * cells + value("grain_y")).long() % SIDE
-        mix = mix + value("grain") * grain().to(mix.device).flatten()[row * SIDE + column]
+        mix = mix + value("grain") * _on(str(mix.device), grain)[row * SIDE + column]
     return mix.clamp_(0, 1)
 
 
-def _put(canvas: Tensor, used: Tensor, glyphs: Tensor, masks: Tensor, x: Tensor, y: Tensor) -> None:
-    """Draw one glyph [U, len(GLYPH)] into each of the frames `used` of canvas [F, 3, S, S]."""
+def _put_glyphs(canvas: Tensor, glyphs: Tensor, x: Tensor, y: Tensor) -> None:
+    """Draw glyphs [F, SLOTS, len(GLYPH)], on the CPU, into canvas [F, 3, S, S], one slot over the other.
+
+    The masks of all of them are made together and reach the device in two copies: a GPU is faster than the launches of
+    many small kernels, and every copy waits for it.
+    """
+    slots, frames = (glyphs[:, :, G["opacity"]] > 0).T.nonzero(as_tuple=True)  # in the order of slots
+    if not len(slots):
+        return
+    counts = slots.bincount(minlength=SLOTS).tolist()
+    placed = send(glyphs[frames, slots], canvas.device)
+    opacity = _opacity(placed, x, y).unsqueeze(1)
+    colour = placed[:, G["red"] : G["blue"] + 1, None, None].expand(-1, -1, *canvas.shape[2:])
+    each = (part.split(counts) for part in (send(frames, canvas.device), colour, opacity))
+    for used, of_slot, strength in zip(*each):
+        if len(used):
+            canvas[used] = torch.lerp(canvas[used], of_slot, strength)
+
+
+def _opacity(glyphs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """How much of each place every glyph [U, len(GLYPH)] covers, [U, S, S]."""
     columns = glyphs.T[:, :, None, None]
     cos, sin = torch.cos(columns[G["angle"]]), torch.sin(columns[G["angle"]])
     dx, dy = x - columns[G["x"]], y - columns[G["y"]]
@@ -145,6 +161,10 @@ def _put(canvas: Tensor, used: Tensor, glyphs: Tensor, masks: Tensor, x: Tensor,
     column = ((u + 1) * (SIDE / 2)).long().clamp_(0, SIDE - 1)
     row = ((v + 1) * (SIDE / 2)).long().clamp_(0, SIDE - 1)
     place = (columns[G["glyph"]].long() * SIDE + row) * SIDE + column
-    opacity = (masks[place] * inside * columns[G["opacity"]]).unsqueeze(1)
-    colour = glyphs[:, G["red"] : G["blue"] + 1, None, None]
-    canvas[used] = torch.lerp(canvas[used], colour.expand(-1, -1, *canvas.shape[2:]), opacity)
+    return _on(str(glyphs.device), glyph_masks)[place] * inside * columns[G["opacity"]]
+
+
+@lru_cache(maxsize=8)
+def _on(device: str, make: Callable[[], Tensor]) -> Tensor:
+    """A table of pictures on a device, flat; copied there once."""
+    return make().to(device).flatten()

@@ -203,6 +203,18 @@ def first_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) 
     return Question("last", "Which card is shown last?", cards[-1].name)
 
 
+def choose_first(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """Among the cards that are shown, filled up with others."""
+    which = rng.random() < 0.5
+    right, *others = cards if which else cards[::-1]
+    wrong = [others[place].name for place in rng.permutation(len(others))[:3]]
+    absent = [card.name for card in all_cards(held_out) if card not in cards]
+    while len(wrong) < 3:
+        wrong.append(absent.pop(int(rng.integers(len(absent)))))
+    text = f"Which card is shown {'first' if which else 'last'}?"
+    return _shuffled_choice(rng, "choose first" if which else "choose last", text, right.name, wrong)
+
+
 def next_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     place = int(rng.integers(len(cards) - 1))
     return Question("next", f"Which card is shown next after the {cards[place].name}?", cards[place + 1].name)
@@ -254,7 +266,8 @@ RELATIONS: tuple[tuple[Maker, int, int, float], ...] = (
     (choose_count, 1, MOST_CARDS, 2.0),
     (first_card, 2, MOST_CARDS, 1.0),
     (next_card, 2, MOST_CARDS, 1.0),
-    (is_before, 2, MOST_CARDS, 1.0),
+    (is_before, 2, MOST_CARDS, 1.5),
+    (choose_first, 2, MOST_CARDS, 2.0),
     (list_cards, 2, 4, 1.0),
     (choose_order, 3, 4, 5.0),
 )
@@ -292,15 +305,16 @@ def _ask_one(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, ma
     return fitting[bisect_right(reached, rng.random() * reached[-1])][0](rng, cards, held_out)
 
 
-def draw_number_of_cards(rng: np.random.Generator, most: int) -> int:
-    """How many cards a training video has: most often one."""
-    reached = list(accumulate((0.10, 0.34, 0.10, 0.14, 0.20, 0.06, 0.06)[: most + 1]))
+def draw_number_of_cards(rng: np.random.Generator, most: int, several: bool = False) -> int:
+    """How many cards a training video has: most often one, or mostly several."""
+    shares = (0.07, 0.14, 0.17, 0.24, 0.24, 0.07, 0.07) if several else (0.10, 0.34, 0.10, 0.14, 0.20, 0.06, 0.06)
+    reached = list(accumulate(shares[: most + 1]))
     return bisect_right(reached, rng.random() * reached[-1])
 
 
-def sample_cards(rng: np.random.Generator, most: int, held_out: bool = False) -> list[Card]:
+def sample_cards(rng: np.random.Generator, most: int, held_out: bool = False, several: bool = False) -> list[Card]:
     """Cards of one video; in the training world a single one may have a colour without a name."""
-    cards = draw_cards(rng, draw_number_of_cards(rng, most), held_out)
+    cards = draw_cards(rng, draw_number_of_cards(rng, most, several), held_out)
     if len(cards) == 1 and not held_out and rng.random() < NAMELESS:
         return [Card(None, cards[0].shape)]
     return cards

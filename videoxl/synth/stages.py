@@ -30,9 +30,11 @@ class Stage:
         questions: about each video.
         most_cards: in a video.
         clip_frames: least and most frames of a scene.
+        several: whether most videos have several cards: with one, its colour is right whatever is asked for.
         relations: share of questions about order, number and absence.
         caption: whether some of the questions ask for a description.
         pictures: share of batches that are pictures (a region of 576 tokens) and not videos.
+        words: share of batches that are stories in words: the decoder soon forgets what it does not do.
         parts: what learns.
         flags: more flags of the training program.
     """
@@ -47,9 +49,11 @@ class Stage:
     questions: int = 6
     most_cards: int = 4
     clip_frames: tuple[int, int] = (2, 24)
+    several: bool = False
     relations: float = 0.25
     caption: bool = False
     pictures: float = 0.0
+    words: float = 0.0
     parts: str = ALL
     flags: tuple[str, ...] = ()
 
@@ -82,34 +86,38 @@ GPU_STAGES = (
     # like words. Without any of the three the joint task stands still for longer than all stages take together.
     Stage("vision", "patches", 3000, 1e-3, rows=128, flags=_flags(_COSINE)),
     Stage(
-        "words", "text", 1600, 1e-3, rows=128, parts=DECODER, caption=True, questions=8, relations=0.2,
-        flags=_flags(_STEADY),
+        "words", "text", 1400, 1e-3, rows=128, parts=DECODER, flags=_flags(
+            "--muon_lr 4e-3 --lr_scheduler_type warmup_stable_decay --warmup_steps 50 "
+            "--lr_scheduler_kwargs {\"num_decay_steps\":300,\"min_lr_ratio\":0.25}"
+        ),
     ),
     Stage("matching", "words of pictures", 250, 1e-3, rows=256, flags=_flags(_COSINE)),
     # From here on the tower stands still: with named cards alone it learns again which shapes go with a colour.
     # All visual tokens are kept at first: beacons learn to sum up in seconds once something reads visual tokens at all.
     Stage(
         "pictures", "video", 220, 1e-3, frames=(2, 4), frames_a_step=256, questions=4, clip_frames=(1, 3), caption=True,
-        parts=STILL_TOWER, relations=0.0, flags=_flags(f"{_STEADY} --beacon_ratio 0"),
+        words=0.3, parts=STILL_TOWER, relations=0.0, flags=_flags(f"{_STEADY} --beacon_ratio 0"),
     ),
     Stage(
         "summaries", "video", 250, 1e-3, frames=(1, 2, 4), frames_a_step=256, questions=4, clip_frames=(1, 3),
-        caption=True, parts=STILL_TOWER, relations=0.05, pictures=0.1, flags=_flags(f"{_STEADY} {_RATIOS}"),
+        caption=True, parts=STILL_TOWER, relations=0.05, pictures=0.1, words=0.3, flags=_flags(f"{_STEADY} {_RATIOS}"),
     ),
     Stage(
         "clips", "video", 300, 1e-3, frames=(2, 4, 8, 16), frames_a_step=384, questions=5, clip_frames=(1, 8),
-        caption=True, parts=STILL_TOWER, relations=0.2, pictures=0.05,
+        several=True, caption=True, parts=STILL_TOWER, relations=0.3, pictures=0.05, words=0.3,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":3e-4} --warmup_steps 10 "
             f"--position_gap_max 8000 {_RATIOS}"
         ),
     ),
     Stage(
-        "minutes", "video", 180, 7e-4, frames=(16, 32, 64), frames_a_step=1024, most_cards=6, parts=STILL_TOWER,
+        "minutes", "video", 180, 7e-4, frames=(16, 32, 64), frames_a_step=1024, most_cards=6, several=True,
+        relations=0.3, words=0.25, parts=STILL_TOWER,
         flags=_flags(f"{_STEADY} {_RATIOS} 0 --beacon_ratio_mix step-random --position_gap_max 12000"),
     ),
     Stage(
-        "long", "video", 80, 6e-4, frames=(64, 128, 256), frames_a_step=2048, most_cards=6, parts=STILL_TOWER,
+        "long", "video", 80, 6e-4, frames=(64, 128, 256), frames_a_step=3072, most_cards=6, several=True,
+        words=0.15, parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":1e-4} --warmup_steps 5 "
             f"--beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"
@@ -131,18 +139,19 @@ def _small(stage: Stage, steps: int, frames: tuple[int, ...], frames_a_step: int
 
 CPU_STAGES = (
     _small(GPU_STAGES[0], 60, (1,), 0, 64),
-    _small(GPU_STAGES[1], 40, (1,), 0, 16),
+    replace(_small(GPU_STAGES[1], 40, (1,), 0, 16), flags=_flags(f"--muon_lr 4e-3 {_STEADY}")),
     _small(GPU_STAGES[2], 30, (1,), 0, 64),
     _small(GPU_STAGES[3], 40, (1, 2), 32, 0),
     _small(GPU_STAGES[4], 40, (1, 2), 32, 0),
     _small(GPU_STAGES[6], 10, (16,), 64, 0),
     _small(GPU_STAGES[8], 4, (64,), 128, 0),
 )
-# Ends a run that was cut off behind `minutes`: a falling rate on batches that two CPU cores manage in four seconds.
+# Goes on from a whole run on batches that two CPU cores manage in four seconds: mostly one card a video, so that it is
+# not taken for two.
 EXTRA_STAGES = (
     Stage(
-        "anneal", "video", 160, 2.5e-4, frames=(8, 16, 32, 64), frames_a_step=64, questions=8, parts=STILL_TOWER,
-        flags=_flags(
+        "anneal", "video", 100, 1.5e-4, frames=(8, 16, 32, 64), frames_a_step=64, questions=8, words=0.15,
+        parts=STILL_TOWER, flags=_flags(
             "--lr_scheduler_type cosine --warmup_steps 5 --beacon_ratio_mix step-random --position_gap_max 12000 "
             f"{_RATIOS}"
         ),

@@ -28,6 +28,12 @@ from videoxl.train.plans import SamplePlan
 from videoxl.train.vision_classes import UNKNOWN
 
 WORDS_FRAMES = 10  # of a story in words
+WORDS_ROWS = 64  # of a batch of them among videos
+WORDS_QUESTIONS = 8  # about each
+WORDS_RELATIONS = 0.35  # share of those about order, number and absence
+# Share of stories in words of which every token is learnt, those of questions and options too. The letter that stands
+# before an option is learnt in this way; from answers alone some seeds never learn to name it.
+WORDS_WHOLE = 0.2
 NAMELESS = 0.75  # share of labelled cards whose colour has no name
 PICTURE_CLASSES = {attribute: PATCH_CLASSES[attribute] for attribute in ("colour", "shape")}
 OF_PICTURES = ("patches", "words of pictures")
@@ -72,8 +78,11 @@ class SyntheticStream(Dataset):
         if stage.kind != "video":
             return ("image" if stage.kind in OF_PICTURES else "text"), 1, stage.rows
         rng = np.random.default_rng([self.seed, number, 1])
-        if rng.random() < stage.pictures:
+        kind = rng.random()
+        if kind < stage.pictures:
             return "image", 1, max(1, stage.frames_a_step // 4)
+        if kind < stage.pictures + stage.words:
+            return "text", 1, min(WORDS_ROWS, stage.frames_a_step)
         frames = int(rng.choice(stage.frames))
         return "video", frames, max(1, stage.frames_a_step // frames)
 
@@ -88,28 +97,30 @@ class SyntheticStream(Dataset):
             return self._labelled_picture(rng, index, epoch)
         if kind == "text":
             return self._in_words(rng, index, epoch, system)
-        cards = sample_cards(rng, min(self.stage.most_cards, max(1, frames // 2)))
-        story = tell(rng, frames, cards, clip_frames=self.stage.clip_frames)
-        questions = self._questions(rng, story, "picture" if kind == "image" else "video")
+        stage = self.stage
+        cards = sample_cards(rng, min(stage.most_cards, max(1, frames // 2)), several=stage.several)
+        story = tell(rng, frames, cards, clip_frames=stage.clip_frames)
+        questions = ask(rng, cards, stage.questions, relations=stage.relations)
+        if stage.caption:
+            _describe(rng, questions, story, "picture" if kind == "image" else "video")
         visual = torch.from_numpy(story.numbers)
         encoded = self._encode(questions, system)
         return Sample(index, epoch, str(index), kind, encoded, [visual], [story.shown])
 
     def _in_words(self, rng: np.random.Generator, index: int, epoch: int, system: str) -> Sample:
         """A story as text, all questions one after the other in one conversation: many answers for little text."""
-        story = tell(rng, WORDS_FRAMES, sample_cards(rng, self.stage.most_cards), clip_frames=(1, 3), drawn=False)
+        cards = sample_cards(rng, self.stage.most_cards, several=True)
+        story = tell(rng, WORDS_FRAMES, cards, clip_frames=(1, 3), drawn=False)
+        questions = ask(rng, cards, WORDS_QUESTIONS, relations=WORDS_RELATIONS)
+        _describe(rng, questions, story, "video")
         turns = []
-        for question in self._questions(rng, story, "video"):
+        for question in questions:
             turns += [{"from": "human", "value": question.text}, {"from": "gpt", "value": question.answer}]
         turns[0]["value"] = f"Scenes: {story.in_words()}.\n{turns[0]['value']}"
-        encoded = encode_conversation(turns, self.tokenizer, self.version, False, system)
-        return Sample(index, epoch, str(index), "text", [encoded], [])
-
-    def _questions(self, rng: np.random.Generator, story: Story, what: str) -> list[Question]:
-        questions = ask(rng, story.cards, self.stage.questions, relations=self.stage.relations)
-        if self.stage.caption and rng.random() < 0.5:
-            questions[0] = Question("caption", f"Describe this {what}.", story.in_words() + ".")
-        return questions
+        ids, labels = encode_conversation(turns, self.tokenizer, self.version, False, system)
+        if rng.random() < WORDS_WHOLE:
+            labels = ids
+        return Sample(index, epoch, str(index), "text", [(ids, labels)], [])
 
     def _encode(self, questions: Sequence[Question], system: str) -> list[tuple[list[int], list[int]]]:
         """Each question a conversation of its own behind the same video."""
@@ -145,6 +156,12 @@ class SyntheticStream(Dataset):
             counts = [len(numbers) for numbers in batch["images"]]
             batch["images"] = DrawnFrames(torch.cat(batch["images"]), counts, self.side)
         return batch
+
+
+def _describe(rng: np.random.Generator, questions: list[Question], story: Story, what: str) -> None:
+    """Let the first question ask for a description, in half of the cases."""
+    if rng.random() < 0.5:
+        questions[0] = Question("caption", f"Describe this {what}.", story.in_words() + ".")
 
 
 class _Remembering:

@@ -107,6 +107,10 @@ class TrainingArguments(transformers.TrainingArguments):
 
     mm_projector_lr: float | None = _help("Learning rate of the projector.", default=None)
     mm_vision_tower_lr: float | None = _help("Learning rate of the vision tower.", default=None)
+    muon_lr: float = _help(
+        "Learning rate of the decoder's matrices by Muon; 0: --optim has them too. Without DeepSpeed and FSDP.",
+        default=0.0,
+    )
     pretrain: bool = _help("Stage one: no compression, views unpooled.", default=False)
 
     bits: int = _help("Bits of the frozen weights: 16, 8 or 4 (with LoRA).", default=16)
@@ -192,6 +196,10 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
         )
     if training.eval_generation and model.version != "qwen_1_5":
         raise ArgumentError("--eval_generation asks questions in the chat format; it needs --version qwen_1_5")
+    if training.muon_lr < 0:
+        raise ArgumentError(f"--muon_lr {training.muon_lr}: it must not be below 0")
+    if training.muon_lr and (training.deepspeed or training.fsdp):
+        raise ArgumentError("--muon_lr needs whole matrices, which DeepSpeed and FSDP do not keep; leave it at 0 there")
     if training.bptt_windows is not None and shards_parameters(training):
         raise ArgumentError("--bptt_windows does not work with ZeRO-3 or FSDP, whose processes go one way back")
 

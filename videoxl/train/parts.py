@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from videoxl.errors import ArgumentError
@@ -67,17 +69,22 @@ def _idle_modules(model: LlavaQwenForCausalLM) -> list[str]:
 
 
 def parameter_groups(
-    model: nn.Module, decayed: set[str], weight_decay: float, rates: dict[str, float | None]
+    model: nn.Module,
+    decayed: set[str],
+    weight_decay: float,
+    rates: dict[str, float | None],
+    wanted: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True,
 ) -> list[dict]:
     """Groups for an optimizer, one for each learning rate with and without weight decay.
 
     Args:
         decayed: names that weight decay applies to (no norms, no biases).
         rates: learning rate by part; None or absent: the optimizer's.
+        wanted: which parameters to take, of those that learn.
     """
     groups: dict[tuple, dict] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not (parameter.requires_grad and wanted(name, parameter)):
             continue
         rate = rates.get(part_of(name))
         decay = weight_decay if name in decayed else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from videoxl.errors import ArgumentError
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.pooling import pooled_length
 from videoxl.model.training import PassCounts, TrainingOptions
+from videoxl.model.transfer import send
 from videoxl.synth.drawing import DrawnFrames
 from videoxl.train.adapters import base_of, is_adapted, load_other_weights, save_other_weights
 from videoxl.train.arguments import TrainingArguments, compute_dtype, shards_parameters
@@ -24,6 +27,7 @@ from videoxl.train.collator import collate, number_of_targets
 from videoxl.train.dataset import VideoXLDataset
 from videoxl.train.evaluation import evaluate_answers, evaluate_loss
 from videoxl.train.meter import Meter
+from videoxl.train.optimizers import MuonAndOther, is_for_muon
 from videoxl.train.parts import parameter_groups
 from videoxl.train.samplers import Grouping, PlanBatchSampler
 
@@ -135,7 +139,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         """Tokens (or classes) that the batches of one step learn, over all processes."""
         if not batch_samples:
             return None
-        count = torch.tensor(sum(number_of_targets(batch) for batch in batch_samples), device=device)
+        count = send(torch.tensor(sum(number_of_targets(batch) for batch in batch_samples)), device)
         if self.args.world_size > 1:
             dist.all_reduce(count)
         return count.clamp(min=1)
@@ -150,6 +154,17 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
             loss = loss * self.args.world_size  # gradients are averaged over processes, the count is of all of them
         self.meter.add(inputs, outputs, base_of(self.model))
         return (loss, outputs) if return_outputs else loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Ids and labels stay on the CPU, where prompts are taken apart: to read them back is to wait for the GPU."""
+        kept = {name: inputs[name] for name in ("input_ids", "labels", "attention_mask") if name in inputs}
+        moved = super()._prepare_inputs({name: value for name, value in inputs.items() if name not in kept})
+        return {**moved, **kept}
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, Tensor) and not data.is_floating_point():  # DeepSpeed changes the type of the others
+            return send(data, self.args.device)
+        return super()._prepare_input(data)
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What the model takes of a collated batch; 8-bit frames are normalised here, on the device."""
@@ -210,13 +225,21 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         if self.optimizer is None:
             learning = self.model if model is None else model
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, learning)
-            groups = parameter_groups(
+            groups = partial(
+                parameter_groups,
                 learning,
                 set(self.get_decay_parameter_names(learning)),
                 self.args.weight_decay,
                 {"mm_mlp_adapter": self.args.mm_projector_lr, "mm_vision_tower": self.args.mm_vision_tower_lr},
             )
-            self.optimizer = optimizer_class(groups, **kwargs)
+            if self.args.muon_lr:
+                matrices = groups(is_for_muon)
+                if not matrices:
+                    raise ArgumentError("--muon_lr is for the decoder's matrices, none of which learns; leave it at 0")
+                others = optimizer_class(groups(lambda *each: not is_for_muon(*each)), **kwargs)
+                self.optimizer = MuonAndOther(matrices, self.args.muon_lr, others)
+            else:
+                self.optimizer = optimizer_class(groups(), **kwargs)
         return self.optimizer
 
     # -- checkpoints of adapters ---------------------------------------------------------------------------------

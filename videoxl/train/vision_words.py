@@ -51,6 +51,7 @@ class VisualWords(ClassTask):
         words = F.rms_norm(getattr(self, f"words{number}"), tokens.shape[-1:])
         logits = (tokens @ words.T).amax(dim=1).float() * scale
         if NONE in self.class_names[number]:
-            place = torch.tensor([self.class_names[number].index(NONE)], device=logits.device)
-            logits = logits.index_copy(1, place, self.threshold.expand(len(logits), 1))
+            place = self.class_names[number].index(NONE)
+            none = self.threshold.to(logits.dtype).expand(len(logits), 1)
+            logits = torch.cat([logits[:, :place], none, logits[:, place + 1 :]], dim=1)
         return logits

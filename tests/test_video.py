@@ -19,7 +19,7 @@ from videoxl.errors import MissingDependencyError, VideoError, VideoTimeoutError
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.video import FrameChoice, VideoWarning, open_video, probe_video
 from videoxl.video_backends import read_frames
-from videoxl.video_index import index_video
+from videoxl.video_index import decode_frames, index_video, open_container
 
 PROCESSOR = VideoXLImageProcessor()
 
@@ -102,8 +102,8 @@ def test_seeking_decodes_few_frames_and_finds_the_right_ones(tmp_path, monkeypat
     path = write_video(tmp_path / "long.mp4", 600, gop=25)
     decoded = []
 
-    def counting(container, stream):
-        for frame in original(container, stream):
+    def counting(container, stream, wanted):
+        for frame in original(container, stream, wanted):
             decoded.append(frame.pts)
             yield frame
 
@@ -115,6 +115,26 @@ def test_seeking_decodes_few_frames_and_finds_the_right_ones(tmp_path, monkeypat
     decoded.clear()
     read(path, FrameChoice(num_frames=300))
     assert len(decoded) <= 660  # wanted frames lie close together: decoded on, hardly anything twice
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9"])
+def test_leaving_out_what_no_frame_refers_to_changes_no_bit_of_the_rest(tmp_path, codec):
+    suffix = ".webm" if codec == "libvpx-vp9" else ".mp4"
+    options = {"x264-params": "bframes=3:b-pyramid=normal"} if codec == "libx264" else {}
+    path = write_video(tmp_path / f"b{suffix}", 120, codec=codec, gop=60, options=options)
+    index = index_video(str(path))
+    wanted = list(range(3, 120, 7))
+    with open_container(str(path)) as container:
+        stream = container.streams.video[0]
+        everything = [frame.to_ndarray(format="rgb24") for frame in decode_frames(container, stream)]
+    assert len(everything) == 120
+    chosen = dict(read_frames(index, wanted, "pyav"))
+    assert list(chosen) == wanted
+    assert all(np.array_equal(chosen[number], everything[number]) for number in wanted)
+    with open_container(str(path)) as container:
+        times = set(index.pts[wanted].tolist())
+        decoded = sum(1 for _ in decode_frames(container, container.streams.video[0], times))
+    assert decoded < 100 if codec == "libx264" else decoded <= 120
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vp9.webm"])
@@ -321,7 +341,7 @@ import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.video_backends import read_frames
-from videoxl.video_index import index_video
+from videoxl.video_index import decode_frames, index_video, open_container
 from videoxl.video import FrameChoice, open_video
 stream = open_video({str(SAMPLE)!r}, VideoXLImageProcessor(), FrameChoice(num_frames=600), chunk=1, timeout=60)
 next(iter(stream))

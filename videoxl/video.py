@@ -17,6 +17,7 @@ import numpy as np
 
 from videoxl.errors import VideoError
 from videoxl.frame_resize import resize_and_crop_frame
+from videoxl.read_ahead import read_ahead
 
 # PyAV is imported when a file is opened: training on frames that are made, not read, can do without it.
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from videoxl.image_processing import VideoXLImageProcessor
     from videoxl.video_index import VideoIndex, VideoInfo
 
+DECODED_AHEAD = 4  # full frames, 25 MB at 1920 x 1080
 CHUNK = 40  # frames: four windows of the published geometry, 13 MB at 336 pixels
 
 
@@ -243,8 +245,9 @@ def open_video(
 def decode_resized(
     index: VideoIndex, indices: Sequence[int], backend: str, side: int, decoder_scaler: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(frame number, uint8 [S, S, 3]) of chosen frames."""
+    """(frame number, uint8 [S, S, 3]) of chosen frames; the next ones are decoded while one is resized."""
     from videoxl.video_backends import read_frames
 
-    for number, frame in read_frames(index, indices, backend, side if decoder_scaler else None):
+    frames = read_frames(index, indices, backend, side if decoder_scaler else None)
+    for number, frame in read_ahead(frames, DECODED_AHEAD):
         yield number, resize_and_crop_frame(frame, side)

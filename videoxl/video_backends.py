@@ -8,7 +8,7 @@ Shape letters: H height, W width of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import av
 import numpy as np
@@ -45,6 +45,7 @@ def _pyav_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | No
     if not index.timed:
         yield from _counted_frames(index, wanted, scaler_side)
         return
+    times = frozenset(index.pts[wanted].tolist())
     container, decoded, position, held = None, iter(()), None, None
     try:
         for number in wanted:
@@ -54,7 +55,7 @@ def _pyav_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | No
                 if container is None:
                     container = open_container(index.info.path)
                     container.streams.video[0].thread_type = "AUTO"
-                decoded, held = _decode_from(container, index, keyframe, pts), None
+                decoded, held = _decode_from(container, index, keyframe, pts, times), None
             # A frame behind the wanted one (which then cannot be decoded) is held: it may be the next one wanted.
             while held is None or held.pts < pts:
                 held = next(decoded, None)
@@ -82,8 +83,10 @@ def _counted_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int |
                 yield number, _to_array(frame, index.info.rotation, scaler_side)
 
 
-def _decode_from(container, index: VideoIndex, keyframe: int, pts: int) -> Iterator[av.VideoFrame]:
-    """Seek to a keyframe and decode; where the seek lands behind `pts`, go back further."""
+def _decode_from(
+    container, index: VideoIndex, keyframe: int, pts: int, wanted: Collection[int]
+) -> Iterator[av.VideoFrame]:
+    """Seek to a keyframe and decode what is `wanted`; where the seek lands behind `pts`, go back further."""
     stream = container.streams.video[0]
     step = max(int(1 / stream.time_base), 1)  # one second in the stream's unit
     target, first, frames = keyframe, None, iter(())
@@ -94,7 +97,7 @@ def _decode_from(container, index: VideoIndex, keyframe: int, pts: int) -> Itera
             raise VideoError(
                 f"{index.info.path}: seeking to {target * stream.time_base:.1f} s failed: {error}"
             ) from error
-        frames = decode_frames(container, stream)
+        frames = decode_frames(container, stream, wanted)
         first = next((frame for frame in frames if frame.pts is not None), None)
         if target < index.pts[0]:
             break

@@ -6,7 +6,7 @@ only the first frame is decoded. Free of torch, since it also runs in the decode
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,14 +117,22 @@ def open_container(path: str):
     return container
 
 
-def decode_frames(container, stream) -> Iterator[av.VideoFrame]:
-    """Frames in the order they are shown; packets that do not decode are passed over."""
+def decode_frames(container, stream, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
+    """Frames in the order they are shown; packets that do not decode are passed over.
+
+    Args:
+        wanted: times of frames that must be among them. Others are left out where no frame refers to them, which
+            changes no bit of the rest and is half of the work in many files.
+    """
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 return
+            if wanted is not None:
+                needed = packet.pts is None or packet.pts in wanted
+                stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
             for frame in packet.decode():
                 if frame.pts is None:
                     frame.pts = frame.dts

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import select
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -26,6 +24,7 @@ import numpy as np
 
 from videoxl import errors
 from videoxl.errors import VideoError, VideoTimeoutError
+from videoxl.read_ahead import read_ahead
 from videoxl.video_index import VideoInfo
 
 QUEUED_FRAMES = 80  # two chunks, 27 MB at 336 pixels
@@ -46,7 +45,6 @@ class DecoderProcess:
         self._path = path
         self._timeout = timeout
         self._closed = False
-        self._queue: queue.Queue = queue.Queue(maxsize=QUEUED_FRAMES)
         request = {
             "path": path,
             "choice": asdict(choice),
@@ -80,37 +78,20 @@ class DecoderProcess:
 
         A thread takes frames from the child meanwhile, so that decoding goes on while the model computes.
         """
-        thread = threading.Thread(target=self._pump, daemon=True)
-        thread.start()
         try:
-            while True:
-                item = self._queue.get()
-                if isinstance(item, BaseException):
-                    raise item
-                header, payload = item
-                if header["kind"] == "end":
-                    return
+            for header, payload in read_ahead(self._messages(), QUEUED_FRAMES):
                 side = header["side"]
                 yield header["number"], np.frombuffer(payload, dtype=np.uint8).reshape(side, side, 3)
         finally:
             self.close()
 
-    def _pump(self) -> None:
-        """Messages into the queue until the last one, an error, or `close`."""
-        item = None
-        while not (isinstance(item, BaseException) or (item is not None and item[0]["kind"] == "end")):
-            try:
-                item = self._receive()
-            except BaseException as error:
-                item = error
-            while not self._closed:
-                try:
-                    self._queue.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if self._closed:
+    def _messages(self) -> Iterator[tuple[dict, bytes]]:
+        """Frames as they come, up to the message that ends them."""
+        while True:
+            message = self._receive()
+            if message[0]["kind"] == "end":
                 return
+            yield message
 
     def close(self) -> None:
         """Kill the child if it still runs."""

@@ -307,7 +307,7 @@ def _ask_one(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, ma
 
 def draw_number_of_cards(rng: np.random.Generator, most: int, several: bool = False) -> int:
     """How many cards a training video has: most often one, or mostly several."""
-    shares = (0.07, 0.14, 0.17, 0.24, 0.24, 0.07, 0.07) if several else (0.10, 0.34, 0.10, 0.14, 0.20, 0.06, 0.06)
+    shares = (0.08, 0.24, 0.12, 0.21, 0.23, 0.06, 0.06) if several else (0.10, 0.34, 0.10, 0.14, 0.20, 0.06, 0.06)
     reached = list(accumulate(shares[: most + 1]))
     return bisect_right(reached, rng.random() * reached[-1])
 

@@ -1,0 +1,54 @@
+"""Reading ahead: the same items in order, a bounded number of them early, errors in their place, the end for both."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from videoxl.read_ahead import read_ahead
+
+
+def numbers(stop, made, closed=None, error=None):
+    try:
+        for number in range(stop):
+            made.append(number)
+            yield number
+        if error is not None:
+            raise error
+    finally:
+        if closed is not None:
+            closed.append(True)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_items_come_in_order_and_a_bounded_number_of_them_early():
+    made = []
+    items = read_ahead(numbers(50, made), 3)
+    assert next(items) == 0
+    wait_until(lambda: len(made) == 5)  # one given, three in the queue, one that waits for room
+    time.sleep(0.3)
+    assert len(made) == 5
+    assert list(items) == list(range(1, 50))
+
+
+def test_an_error_is_raised_behind_the_items_before_it():
+    items = read_ahead(numbers(2, [], error=ValueError("broken")), 4)
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+
+
+def test_closing_early_closes_the_generator():
+    made, closed = [], []
+    items = read_ahead(numbers(1000, made, closed), 2)
+    assert next(items) == 0
+    items.close()
+    wait_until(lambda: closed)
+    assert len(made) < 10

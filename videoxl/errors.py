@@ -41,6 +41,10 @@ class PictureError(VideoXLError, ValueError):
     """A picture cannot be opened, or is too large."""
 
 
+class MemoryLimitError(VideoXLError):
+    """A video would not fit on the GPU; raised before it is read."""
+
+
 class MemoryFileError(VideoXLError):
     """A video memory cannot be saved, read, or used with this model."""
 

@@ -64,22 +64,11 @@ def estimate(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloa
         PlanError: a ratio that the plan cannot serve. ConfigError: a vision tower other than CLIP.
     """
     size = BYTES[dtype]
-    if config.mm_vision_tower is None or config.mm_vision_tower.startswith(OPEN_CLIP_PREFIX):
-        raise ConfigError(f"costs are known for CLIP towers; this configuration has {config.mm_vision_tower!r}")
-    vision = resolve_vision_config(config)
+    vision = _clip_tower(config)
     patches = (vision.image_size // vision.patch_size) ** 2
-    tokens = visual_length(frames, patches, "video", config)
-    chooser = RatioChooser([ratio], config.beacon_ratio_mix, config.beacon_window, config.max_position_embeddings)
-    stored, highest, rows, pairs = TEXT_TOKENS // 2, 0, 0, 0
-    for step in plan_region(tokens, config.beacon_window, chooser):
-        length = step.num_tokens + step.num_beacons
-        rows += length
-        pairs += length * stored + length * (length + 1) // 2
-        highest = max(highest, stored + length - 1)
-        stored += step.num_kept
-    cached = stored + TEXT_TOKENS // 2
+    tokens, cached, highest, rows, pairs = _plan(config, patches, frames, ratio)
     head_dim = config.hidden_size // config.num_attention_heads
-    position = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * size
+    cache, work = reading_bytes(config, frames, ratio, dtype)
 
     decoder, tower = count_parameters(config)
     linear = config.num_hidden_layers * (
@@ -92,7 +81,6 @@ def estimate(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloa
     )
     layers_run = (vision.num_hidden_layers + 1 + config.mm_vision_select_layer) / vision.num_hidden_layers
     sequence = patches + 1
-    chunk = min(frames, frames_at_once(torch.device("cuda"), vision.hidden_size))
     return Estimate(
         frames=frames,
         ratio=ratio,
@@ -101,9 +89,8 @@ def estimate(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloa
         highest_position=max(highest, cached - 1),
         trained_positions=config.max_position_embeddings,
         weights=(decoder + tower) * size,
-        # Behind the summary stand a window's scratch and spare room: measured, about two windows.
-        cache=(cached + 2 * config.beacon_window) * position,
-        work=_work(config, vision, chunk, sequence, size),
+        cache=cache,
+        work=work,
         linear_flop=2.0 * linear * rows,
         attention_flop=4.0 * config.num_hidden_layers * config.hidden_size * pairs,
         vision_flop=frames
@@ -111,6 +98,39 @@ def estimate(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloa
         * (2.0 * vision_linear * sequence + 4.0 * vision.num_hidden_layers * vision.hidden_size * sequence**2)
         + 2.0 * frames * patches * (config.mm_hidden_size * config.hidden_size + config.hidden_size**2),
     )
+
+
+def reading_bytes(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloat16") -> tuple[int, int]:
+    """Bytes of (cache, work) while a video is read; the weights come on top. Raises as `estimate` does."""
+    size = BYTES[dtype]
+    vision = _clip_tower(config)
+    patches = (vision.image_size // vision.patch_size) ** 2
+    _, cached, *_ = _plan(config, patches, frames, ratio)
+    head_dim = config.hidden_size // config.num_attention_heads
+    position = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * size
+    chunk = min(frames, frames_at_once(torch.device("cuda"), vision.hidden_size))
+    # Behind the summary stand a window's scratch and spare room: measured, about two windows.
+    return (cached + 2 * config.beacon_window) * position, _work(config, vision, chunk, patches + 1, size)
+
+
+def _clip_tower(config: VideoXLConfig):
+    if config.mm_vision_tower is None or config.mm_vision_tower.startswith(OPEN_CLIP_PREFIX):
+        raise ConfigError(f"costs are known for CLIP towers; this configuration has {config.mm_vision_tower!r}")
+    return resolve_vision_config(config)
+
+
+def _plan(config: VideoXLConfig, patches: int, frames: int, ratio: int) -> tuple[int, int, int, int, int]:
+    """(visual tokens, cached positions, highest position, rows, pairs of query and key) of reading and a question."""
+    tokens = visual_length(frames, patches, "video", config)
+    chooser = RatioChooser([ratio], config.beacon_ratio_mix, config.beacon_window, config.max_position_embeddings)
+    stored, highest, rows, pairs = TEXT_TOKENS // 2, 0, 0, 0
+    for step in plan_region(tokens, config.beacon_window, chooser):
+        length = step.num_tokens + step.num_beacons
+        rows += length
+        pairs += length * stored + length * (length + 1) // 2
+        highest = max(highest, stored + length - 1)
+        stored += step.num_kept
+    return tokens, stored + TEXT_TOKENS // 2, highest, rows, pairs
 
 
 def count_parameters(config: VideoXLConfig) -> tuple[int, int]:

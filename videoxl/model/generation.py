@@ -138,9 +138,16 @@ class VideoXLGenerationMixin(GenerationMixin):
 
         Returns:
             A `VideoMemory` that grows with `extend`, answers through `generate(..., memory=...)` and can be saved.
+
+        Raises:
+            MemoryLimitError: a number of frames that is known beforehand and does not fit on the GPU.
         """
+        from videoxl.fit import check_fits
         from videoxl.model.memory import VideoMemory
 
+        number = len(frames) if isinstance(frames, Tensor) else getattr(frames, "num_frames", None)
+        if number:
+            check_fits(self, number, ratio)
         memory = VideoMemory.start(self, prefix_ids, ratio)
         memory.extend(frames, progress, timer)
         return memory

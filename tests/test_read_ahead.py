@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
-from videoxl.read_ahead import read_ahead
+from videoxl.read_ahead import ReadAhead
 
 
 def numbers(stop, made, closed=None, error=None):
@@ -30,7 +31,7 @@ def wait_until(condition):
 
 def test_items_come_in_order_and_a_bounded_number_of_them_early():
     made = []
-    items = read_ahead(numbers(50, made), 3)
+    items = ReadAhead(numbers(50, made), 3)
     assert next(items) == 0
     wait_until(lambda: len(made) == 5)  # one given, three in the queue, one that waits for room
     time.sleep(0.3)
@@ -39,15 +40,37 @@ def test_items_come_in_order_and_a_bounded_number_of_them_early():
 
 
 def test_an_error_is_raised_behind_the_items_before_it():
-    items = read_ahead(numbers(2, [], error=ValueError("broken")), 4)
+    items = ReadAhead(numbers(2, [], error=ValueError("broken")), 4)
     assert [next(items), next(items)] == [0, 1]
     with pytest.raises(ValueError, match="broken"):
         next(items)
 
 
+def test_closing_from_elsewhere_ends_who_waits_for_an_item():
+    started = threading.Event()
+
+    def slow():
+        started.set()
+        time.sleep(1)
+        yield 0
+
+    items = ReadAhead(slow(), 2)
+    started.wait()
+    threading.Timer(0.2, items.close).start()
+    assert list(items) == []
+
+
+def test_one_that_is_forgotten_closes_the_generator():
+    closed = []
+    items = ReadAhead(numbers(1000, [], closed), 2)
+    assert next(items) == 0
+    del items
+    wait_until(lambda: closed)
+
+
 def test_closing_early_closes_the_generator():
     made, closed = [], []
-    items = read_ahead(numbers(1000, made, closed), 2)
+    items = ReadAhead(numbers(1000, made, closed), 2)
     assert next(items) == 0
     items.close()
     wait_until(lambda: closed)

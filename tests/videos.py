@@ -39,10 +39,11 @@ def write_video(
     times=None,
     size=(320, 240),
     options=None,
+    encoder_options=None,
 ) -> Path:
-    """Encode numbered frames; `times` in seconds make the rate variable."""
+    """Encode numbered frames; `times` in seconds make the rate variable. `options`: of the container."""
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream = container.add_stream(codec, rate=fps, options=encoder_options or {})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, "yuv420p", gop
         if times is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)

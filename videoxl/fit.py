@@ -1,4 +1,4 @@
-"""Whether a video fits on the GPU, known before it is read, and what would fit where it does not."""
+"""Whether a video fits on the GPU, known before `summarize` reads it, and what would fit where it does not."""
 
 from __future__ import annotations
 

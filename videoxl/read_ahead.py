@@ -4,51 +4,67 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
-from typing import TypeVar
+from collections.abc import Generator
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_END = object()
+_PATIENCE = 0.1  # seconds between looks at whether the other side is gone
 
 
-def read_ahead(items: Generator[T], number: int) -> Iterator[T]:
+class ReadAhead(Generic[T]):
     """The items of a generator, at most `number` of them made before they are asked for.
 
     Worth it where making an item leaves Python's lock alone (decoding, waiting for a pipe). An error of the generator
-    is raised here, in its place; closing this iterator closes the generator.
+    is raised here, in its place. `close`, from any thread, ends the iteration, the thread and the generator.
     """
-    made: queue.Queue = queue.Queue(maxsize=number)
-    stopped = threading.Event()
 
-    def put(item: object) -> None:
+    def __init__(self, items: Generator[T], number: int):
+        self._made: queue.Queue = queue.Queue(maxsize=number)
+        self._stopped = threading.Event()
+        # The thread must not hold this object, or it would never be collected.
+        threading.Thread(target=_work, args=(items, self._made, self._stopped), daemon=True).start()
+
+    def __iter__(self) -> ReadAhead[T]:
+        return self
+
+    def __next__(self) -> T:
+        while not self._stopped.is_set():
+            try:
+                kind, item = self._made.get(timeout=_PATIENCE)
+            except queue.Empty:
+                continue
+            if kind == "item":
+                return item
+            self.close()
+            if kind == "error":
+                raise item
+        raise StopIteration
+
+    def close(self) -> None:
+        self._stopped.set()
+
+    def __del__(self):
+        if hasattr(self, "_stopped"):
+            self.close()
+
+
+def _work(items: Generator[T], made: queue.Queue, stopped: threading.Event) -> None:
+    def put(kind: str, item: object) -> None:
         while not stopped.is_set():
             try:
-                return made.put(item, timeout=0.1)
+                return made.put((kind, item), timeout=_PATIENCE)
             except queue.Full:
                 continue
 
-    def work() -> None:
-        try:
-            for item in items:
-                put((item, None))
-                if stopped.is_set():
-                    return
-        except BaseException as error:
-            put((_END, error))
-        else:
-            put((_END, None))
-        finally:
-            items.close()
-
-    threading.Thread(target=work, daemon=True).start()
     try:
-        while True:
-            item, error = made.get()
-            if error is not None:
-                raise error
-            if item is _END:
+        for item in items:
+            put("item", item)
+            if stopped.is_set():
                 return
-            yield item
+    except BaseException as error:
+        put("error", error)
+    else:
+        put("end", None)
     finally:
-        stopped.set()
+        items.close()

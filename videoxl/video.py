@@ -17,7 +17,7 @@ import numpy as np
 
 from videoxl.errors import VideoError
 from videoxl.frame_resize import resize_and_crop_frame
-from videoxl.read_ahead import read_ahead
+from videoxl.read_ahead import ReadAhead
 
 # PyAV is imported when a file is opened: training on frames that are made, not read, can do without it.
 if TYPE_CHECKING:
@@ -249,5 +249,9 @@ def decode_resized(
     from videoxl.video_backends import read_frames
 
     frames = read_frames(index, indices, backend, side if decoder_scaler else None)
-    for number, frame in read_ahead(frames, DECODED_AHEAD):
-        yield number, resize_and_crop_frame(frame, side)
+    ahead = ReadAhead(frames, DECODED_AHEAD)
+    try:
+        for number, frame in ahead:
+            yield number, resize_and_crop_frame(frame, side)
+    finally:
+        ahead.close()

@@ -15,6 +15,9 @@ import numpy as np
 
 from videoxl.errors import VideoError
 
+# HEVC says it for pictures of one temporal layer only, VP9 not at all; AV1's decoder takes one setting for good.
+SAYS_WHAT_IS_REFERRED_TO = ("h264", "mpeg1video", "mpeg2video", "mpeg4")
+
 
 @dataclass
 class VideoInfo:
@@ -121,18 +124,21 @@ def decode_frames(container, stream, wanted: Collection[int] | None = None) -> I
     """Frames in the order they are shown; packets that do not decode are passed over.
 
     Args:
-        wanted: times of frames that must be among them. Others are left out where no frame refers to them, which
-            changes no bit of the rest and is half of the work in many files.
+        wanted: times of frames that must be among them. Where the codec says so, others that no frame refers to are
+            left out: half of the work in many files, and of an undamaged one not a bit of the rest changes.
     """
     packets = container.demux(stream)
+    leaves_out, follows = wanted is not None and stream.codec_context.name in SAYS_WHAT_IS_REFERRED_TO, False
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 return
-            if wanted is not None:
+            if leaves_out:
                 needed = packet.pts is None or packet.pts in wanted
-                stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
+                # The packet behind a wanted one may be its second field.
+                stream.codec_context.skip_frame = "DEFAULT" if needed or follows else "NONREF"
+                follows = needed
             for frame in packet.decode():
                 if frame.pts is None:
                     frame.pts = frame.dts

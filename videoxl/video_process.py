@@ -24,7 +24,7 @@ import numpy as np
 
 from videoxl import errors
 from videoxl.errors import VideoError, VideoTimeoutError
-from videoxl.read_ahead import read_ahead
+from videoxl.read_ahead import ReadAhead
 from videoxl.video_index import VideoInfo
 
 QUEUED_FRAMES = 80  # two chunks, 27 MB at 336 pixels
@@ -45,6 +45,7 @@ class DecoderProcess:
         self._path = path
         self._timeout = timeout
         self._closed = False
+        self._ahead: ReadAhead | None = None
         request = {
             "path": path,
             "choice": asdict(choice),
@@ -78,8 +79,9 @@ class DecoderProcess:
 
         A thread takes frames from the child meanwhile, so that decoding goes on while the model computes.
         """
+        self._ahead = ReadAhead(self._messages(), QUEUED_FRAMES)
         try:
-            for header, payload in read_ahead(self._messages(), QUEUED_FRAMES):
+            for header, payload in self._ahead:
                 side = header["side"]
                 yield header["number"], np.frombuffer(payload, dtype=np.uint8).reshape(side, side, 3)
         finally:
@@ -98,6 +100,8 @@ class DecoderProcess:
         if self._closed:
             return
         self._closed = True
+        if self._ahead is not None:
+            self._ahead.close()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()

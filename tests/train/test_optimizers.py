@@ -52,7 +52,7 @@ def test_a_schedule_changes_both_rates():
     optimizer = joint(net)
     scheduler = LambdaLR(optimizer, lambda step: 0.5**step)
     run(net, [optimizer], 2, [scheduler])
-    assert [group["lr"] for group in optimizer.param_groups] == [0.005, 0.0025]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0025, 0.005]
     still = run(net, [], 0)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -84,7 +84,15 @@ def test_matrices_of_the_decoders_layers_are_for_muon(tiny):
     assert not any(part in name for name in chosen for part in ("embed", "lm_head", "norm", "bias", "vision_tower"))
 
 
-@pytest.mark.parametrize("flags", [{"muon_lr": -1.0}, {"muon_lr": 1e-3, "fsdp": "full_shard"}])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"muon_lr": -1.0},
+        {"muon_lr": 1e-3, "fsdp": "full_shard"},
+        {"muon_lr": 1e-3, "lora_enable": True},
+        {"muon_lr": 1e-3, "optim": "adafactor"},
+    ],
+)
 def test_what_muon_cannot_do_is_refused(flags, tmp_path):
     training = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **flags)
     with pytest.raises(ArgumentError, match="muon_lr"):

@@ -216,3 +216,27 @@ def test_a_save_that_ends_half_way_leaves_the_last_good_checkpoint(golden, tmp_p
     assert not (tmp_path / ".saving").exists()
     losses = [entry["loss"] for entry in again.state.log_history if "loss" in entry]
     np.testing.assert_allclose(losses, case["losses"], atol=2e-3)
+
+
+def test_a_run_with_muon_goes_on_from_a_checkpoint_to_the_same_weights(golden, tmp_path):
+    case = json.loads((golden / f"{CASES[2]}.json").read_text())
+    flags = {"muon_lr": 2e-3, "lr_scheduler_type": "cosine", "weight_decay": 0.1}
+    whole = make_trainer(golden, case, tmp_path, save_strategy="steps", save_steps=1, **flags)
+    whole.train()
+    assert next(entry["learning_rate"] for entry in whole.state.log_history if "loss" in entry) <= 1e-3  # not Muon's
+    again = make_trainer(golden, case, tmp_path, save_strategy="steps", save_steps=1, **flags)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    wanted = dict(whole.model.named_parameters())
+    assert all(torch.equal(weight, wanted[name]) for name, weight in again.model.named_parameters())
+    plain = make_trainer(golden, case, tmp_path / "plain")
+    plain.train()
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(dict(plain.model.named_parameters())[name], wanted[name])
+
+
+def test_muon_without_a_matrix_that_learns_is_refused(golden, tmp_path):
+    case = json.loads((golden / f"{CASES[2]}.json").read_text())
+    trainer = make_trainer(golden, case, tmp_path, muon_lr=1e-3)
+    freeze_others(trainer.model, {"mm_mlp_adapter"})
+    with pytest.raises(ArgumentError, match="muon_lr"):
+        trainer.create_optimizer()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from videoxl.conversation import join_prompt_ids
-from videoxl.errors import CheckpointError, DataError
+from videoxl.errors import CheckpointError, DataError, MemoryLimitError
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.cache import SummaryCache
@@ -71,14 +71,24 @@ class VideoAsker:
         return self.tokenizer(text).input_ids if text else []
 
     def memory(self, path: str | Path, before: str) -> VideoMemory:
-        """The memory of a video behind the text `before`, read now if it is not held. Raises `VideoError`."""
+        """The memory of a video behind the text `before`, read now if it is not held.
+
+        Raises:
+            VideoError: it cannot be read. MemoryLimitError: it does not fit on the GPU, even without other memories.
+        """
         prefix = self.ids(before)
         key = (str(path), tuple(prefix))
         if key in self._memories:
             self._memories.move_to_end(key)
             return self._memories[key]
         with self.open(path) as stream:
-            memory = self.model.summarize(stream, prefix_ids=prefix, ratio=self.reading.ratio)
+            try:
+                memory = self.model.summarize(stream, prefix_ids=prefix, ratio=self.reading.ratio)
+            except MemoryLimitError:  # raised before a frame is read: what other videos hold may be in its place
+                if not self._memories:
+                    raise
+                self._memories.clear()
+                memory = self.model.summarize(stream, prefix_ids=prefix, ratio=self.reading.ratio)
         self._memories[key] = memory
         while len(self._memories) > 1 and self.held_bytes > self.memory_bytes:
             self._memories.popitem(last=False)

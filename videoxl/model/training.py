@@ -145,7 +145,7 @@ def training_loss(
     if regions:
         gaps.leave(cache)
     rows.add(inner.text_step(suffix, cache), suffix_targets)
-    loss = rows.sum_loss(inner.norm, model.lm_head, wanted.head)
+    loss = rows.sum_loss(inner.norm, model.lm_head, wanted.head, _head_rows(inner.config.vocab_size))
     return loss + blank.total, count, cache
 
 
@@ -269,13 +269,12 @@ class _LabelledRows:
         self._rows.append(hidden.flatten(0, 1).index_select(0, send(places, hidden.device)))
         self._wanted.append(targets.flatten()[places])
 
-    def sum_loss(self, norm: torch.nn.Module, head: torch.nn.Module, passes: int) -> Tensor:
-        """Cross entropy summed over all rows, through `passes` passes of the head."""
+    def sum_loss(self, norm: torch.nn.Module, head: torch.nn.Module, passes: int, at_once: int) -> Tensor:
+        """Cross entropy summed over all rows, through `passes` passes of the head with `at_once` rows each."""
         device = self._rows[-1].device
         rows = norm(torch.cat([part.to(device) for part in self._rows]))
         wanted = send(torch.cat(self._wanted), device)
         loss = rows.new_zeros((), dtype=torch.float32)
-        at_once = _head_rows(head.out_features)
         for index in range(passes):
             part = rows[index * at_once : (index + 1) * at_once]
             if len(part):

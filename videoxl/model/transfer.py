@@ -11,5 +11,5 @@ def send(data: Tensor, device: torch.device | str) -> Tensor:
     PyTorch keeps for reuse, is queued behind them.
     """
     if torch.device(device).type == "cuda" and data.device.type == "cpu":
-        return data.pin_memory().to(device, non_blocking=True)
+        return data.contiguous().pin_memory().to(device, non_blocking=True)
     return data.to(device)

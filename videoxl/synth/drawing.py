@@ -36,7 +36,7 @@ WIDTH = len(BACKGROUND) + SLOTS * len(GLYPH)
 B = {name: place for place, name in enumerate(BACKGROUND)}
 G = {name: place for place, name in enumerate(GLYPH)}
 SCALE = 2  # pixels of the picture for one that is drawn, each way
-FRAMES_AT_ONCE = {"cpu": 16, "cuda": 512}
+FRAMES_AT_ONCE = {"cpu": 16, "cuda": 256}
 
 
 def blank(num_frames: int) -> np.ndarray:
@@ -134,8 +134,7 @@ def _mix(background: Tensor, numbers: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _put_glyphs(canvas: Tensor, glyphs: Tensor, x: Tensor, y: Tensor) -> None:
     """Draw glyphs [F, SLOTS, len(GLYPH)], on the CPU, into canvas [F, 3, S, S], one slot over the other.
 
-    The masks of all of them are made together and reach the device in two copies: a GPU is faster than the launches of
-    many small kernels, and every copy waits for it.
+    The masks of all of them are made together, in few kernels: a GPU is faster than the launches of many small ones.
     """
     slots, frames = (glyphs[:, :, G["opacity"]] > 0).T.nonzero(as_tuple=True)  # in the order of slots
     if not len(slots):

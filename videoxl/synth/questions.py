@@ -1,7 +1,8 @@
 """Questions about stories, with answers.
 
 No question can be answered from its options: in a choice among cards, every colour and every shape stands in equally
-many options; the place of the right number among the numbers offered is uniform; letters are uniform.
+many options; the place of the right number among the numbers offered is uniform; letters are uniform. (Which of two or
+three cards is first or last can be guessed among four options in 28 % of cases; tests do not ask for it.)
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from videoxl.errors import ArgumentError
 
 PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model", "mm_beacon")
 GROUPINGS = ("none", "strict", "relaxed")
+MUON_BESIDE = ("adamw_torch", "adamw_torch_fused")
 TASKS = ("conversation", "vision_classes", "vision_patches", "vision_words")
 
 
@@ -108,7 +109,8 @@ class TrainingArguments(transformers.TrainingArguments):
     mm_projector_lr: float | None = _help("Learning rate of the projector.", default=None)
     mm_vision_tower_lr: float | None = _help("Learning rate of the vision tower.", default=None)
     muon_lr: float = _help(
-        "Learning rate of the decoder's matrices by Muon; 0: --optim has them too. Without DeepSpeed and FSDP.",
+        "Learning rate of the decoder's matrices by Muon; 0: --optim has them too. Needs whole matrices (no DeepSpeed, "
+        "FSDP or LoRA) and PyTorch's AdamW for the rest.",
         default=0.0,
     )
     pretrain: bool = _help("Stage one: no compression, views unpooled.", default=False)
@@ -200,6 +202,11 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
         raise ArgumentError(f"--muon_lr {training.muon_lr}: it must not be below 0")
     if training.muon_lr and (training.deepspeed or training.fsdp):
         raise ArgumentError("--muon_lr needs whole matrices, which DeepSpeed and FSDP do not keep; leave it at 0 there")
+    if training.muon_lr and (training.lora_enable or training.optim not in MUON_BESIDE):
+        raise ArgumentError(
+            f"--muon_lr goes with --optim {' or '.join(MUON_BESIDE)} and without --lora_enable; --optim is "
+            f"{getattr(training.optim, 'value', training.optim)}"
+        )
     if training.bptt_windows is not None and shards_parameters(training):
         raise ArgumentError("--bptt_windows does not work with ZeRO-3 or FSDP, whose processes go one way back")
 

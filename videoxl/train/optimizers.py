@@ -23,7 +23,8 @@ class MuonAndOther(Optimizer):
             matrices: parameter groups for Muon, two-dimensional weights, with their weight decay.
             learning_rate: of Muon. other: the optimizer of all other parameters.
         """
-        self._inner = (Muon(matrices, lr=learning_rate, adjust_lr_fn="match_rms_adamw"), other)
+        # The other's groups come first: a trainer logs the rate of the first one.
+        self._inner = (other, Muon(matrices, lr=learning_rate, adjust_lr_fn="match_rms_adamw"))
         super().__init__([{**group} for inner in self._inner for group in inner.param_groups], other.defaults)
         self._share([group for inner in self._inner for group in inner.param_groups], {})
 

@@ -156,7 +156,10 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Ids and labels stay on the CPU, where prompts are taken apart: to read them back is to wait for the GPU."""
+        """Ids and labels stay on the CPU, where prompts are taken apart: to read them back is to wait for the GPU.
+
+        (DistributedDataParallel sends them on all the same.)
+        """
         kept = {name: inputs[name] for name in ("input_ids", "labels", "attention_mask") if name in inputs}
         moved = super()._prepare_inputs({name: value for name, value in inputs.items() if name not in kept})
         return {**moved, **kept}

@@ -146,7 +146,23 @@ def test_patches_are_labelled_like_the_picture_that_they_are_of(small_base):
     assert batch["classes"].shape == (3, 3, 64)
 
 
-def test_the_stage_that_ends_a_run_which_was_cut_off_is_there_too(small_base):
+def test_the_stage_behind_a_whole_run_is_there_too(small_base):
     data, _ = stream(small_base, find_stage("extra/anneal"))
     a_frame = 16  # visual tokens at 112 pixels
-    assert {data.plans[batch[0]].regions[0][1] // a_frame for batch in data.batches[:40]} == {8, 16, 32, 64}
+    regions = [data.plans[batch[0]].regions for batch in data.batches]
+    assert {each[0][1] // a_frame for each in regions if each} == {8, 16, 32, 64}
+
+
+def test_some_batches_among_videos_are_stories_in_words_and_some_of_these_are_learnt_whole(small_base):
+    stage = find_stage("gpu/clips")
+    data, _ = stream(small_base, stage)
+    words = [batch for batch in data.batches if not data.plans[batch[0]].regions]
+    assert 0.2 < len(words) / stage.steps < 0.4
+    assert all(len(batch) == 64 for batch in words)
+    whole = 0
+    for index in words[0] + words[1]:
+        sample = data[(0, index)]
+        assert sample.kind == "text" and not sample.visual
+        ((ids, labels),) = sample.encoded
+        whole += labels == ids
+    assert 0.08 < whole / 128 < 0.35

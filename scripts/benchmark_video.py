@@ -10,20 +10,22 @@ the published code asks for them (`get_batch`), and resizes nothing. decord is l
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import psutil
 
 FPS, SIZE = 30, (854, 480)
 
@@ -75,27 +77,52 @@ def child(name: str, video: Path, frames: int) -> int:
     """Decode once and print seconds and the peak of resident memory: above what the imports took, decoder processes
     (with their imports) included.
     """
+    peak = Peak()
     if name == "decord":
         from decord import VideoReader, cpu
 
-        before, started = peak_mib(resource.RUSAGE_SELF), time.perf_counter()
+        peak.start()
+        started = time.perf_counter()
         reader = VideoReader(str(video), ctx=cpu(0), num_threads=0)
         got = len(reader.get_batch(np.linspace(0, len(reader) - 1, frames, dtype=int).tolist()).asnumpy())
     else:
         from videoxl.image_processing import VideoXLImageProcessor
         from videoxl.video import FrameChoice, open_video
 
-        before, started = peak_mib(resource.RUSAGE_SELF), time.perf_counter()
+        peak.start()
+        started = time.perf_counter()
         with open_video(str(video), VideoXLImageProcessor(), FrameChoice(num_frames=frames), timeout=60) as stream:
             got = sum(len(chunk.frames) for chunk in stream)
     seconds = time.perf_counter() - started
-    peak = peak_mib(resource.RUSAGE_SELF) - before + peak_mib(resource.RUSAGE_CHILDREN)
-    print(json.dumps({"seconds": round(seconds, 3), "peak_mib": round(peak, 1), "frames": got}))
+    print(json.dumps({"seconds": round(seconds, 3), "peak_mib": round(peak.mib, 1), "frames": got}))
     return 0
 
 
-def peak_mib(who: int) -> float:
-    return resource.getrusage(who).ru_maxrss / 1024
+class Peak:
+    """Watches the resident memory of this process and its children, which `getrusage` counts from before their exec.
+
+    Attributes:
+        mib: the largest sum seen, above what there was at the start.
+    """
+
+    def __init__(self):
+        self.mib = 0.0
+
+    def start(self) -> None:
+        self._before = self._now()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self.mib = max(self.mib, self._now() - self._before)
+            time.sleep(0.01)
+
+    def _now(self) -> float:
+        total = 0
+        for process in (psutil.Process(), *psutil.Process().children()):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                total += process.memory_info().rss
+        return total / 2**20
 
 
 def made(seconds: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from videoxl.errors import MemoryLimitError
 from videoxl.estimate import SLACK, reading_bytes
@@ -40,6 +41,17 @@ def test_the_smallest_ratio_that_can_be_drawn_counts(tiny):
     check_fits(model, 2000, 8, free)
     with pytest.raises(MemoryLimitError, match="at ratio 2 need"):
         check_fits(model, 2000, None, free)
+
+
+def test_summarize_asks_before_it_reads(tiny, monkeypatch):
+    _, model, _ = tiny
+
+    def refuse(model, frames, ratio):
+        raise MemoryLimitError(f"{frames} at {ratio}")
+
+    monkeypatch.setattr("videoxl.fit.check_fits", refuse)
+    with pytest.raises(MemoryLimitError, match="3 at 4"):
+        model.summarize(torch.zeros(3, 3, 336, 336), prefix_ids=[1], ratio=4)
 
 
 def test_without_a_gpu_nothing_is_refused(tiny):

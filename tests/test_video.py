@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -379,3 +380,13 @@ def decoder_processes(path) -> list:
         if "video_worker" in command and str(path) in command and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
+
+
+def test_the_benchmark_of_decoding_reads_all_frames_and_measures_them(tmp_path):
+    output = tmp_path / "result.json"
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_video.py"), "--video", str(SAMPLE), "--output", output]
+    done = subprocess.run([*command, "--frames", "8", "--rounds", "1"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    here = json.loads(output.read_text())["results"][0]
+    assert here["who"] == "here" and here["seconds"] > 0 and here["peak_mib"] > 10
+    assert [run["frames"] for run in here["runs"]] == [8]

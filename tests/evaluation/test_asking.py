@@ -5,7 +5,7 @@ import torch
 from conftest import SAMPLE, TINY
 from videos import write_video
 
-from videoxl.errors import DataError
+from videoxl.errors import DataError, MemoryLimitError
 from videoxl.evaluation.asking import Reading, load_asker
 from videoxl.evaluation.json_lines import append_row, read_rows, write_rows
 from videoxl.evaluation.prompts import prompt_texts
@@ -42,6 +42,26 @@ def test_a_video_is_read_once_for_all_its_questions(reads, tmp_path):
     assert reads == [str(SAMPLE), str(other)]
     asker.memory(SAMPLE, "<|im_start|>other\n")  # another text before it is another memory
     assert len(reads) == 3
+
+
+def test_a_video_that_fits_only_without_the_held_memories_is_read_and_one_that_does_not_is_refused(
+    monkeypatch, tmp_path
+):
+    asker = make(1.0)
+    room = {"videos": 1}
+
+    def check(model, frames, ratio):
+        assert (frames, ratio) == (4, 8)
+        if len(asker._memories) >= room["videos"]:
+            raise MemoryLimitError("too large")
+
+    monkeypatch.setattr("videoxl.fit.check_fits", check)
+    asker.memory(SAMPLE, BEFORE)
+    asker.memory(write_video(tmp_path / "other.mp4", 20), BEFORE)
+    assert len(asker._memories) == 1
+    room["videos"] = 0
+    with pytest.raises(MemoryLimitError, match="too large"):
+        asker.memory(write_video(tmp_path / "third.mp4", 20), BEFORE)
 
 
 def test_memories_keep_to_their_bound_and_the_oldest_goes_first(reads, tmp_path):

@@ -131,6 +131,14 @@ def test_a_colour_without_a_name_is_never_asked_for():
     assert all(card.colour for _ in range(200) for card in sample_cards(source, 4, held_out=True))
 
 
+def test_where_most_videos_have_several_cards_one_is_still_more_frequent_than_two():
+    """What is asked for first is how many there are: two as often as one, and one is taken for two."""
+    source = rng(6)
+    usual, several = ([len(sample_cards(source, 6, several=each)) for _ in range(2000)] for each in (False, True))
+    assert sum(number > 1 for number in several) > 0.62 * 2000 > sum(number > 1 for number in usual)
+    assert several.count(1) > 1.6 * several.count(2)
+
+
 def test_four_tries_put_the_right_option_in_every_place():
     for task in ("ordering", "counting"):
         item = TestSet(task, 4, 16, 28)[2]

@@ -86,6 +86,7 @@ def run_apart(log: Path, stage: Stage, base: Path, output: Path, *given) -> mult
     if holds_result(output):
         return None
     print(f"{stage.name}: beside it, see {log}", file=sys.stderr, flush=True)
+    log.write_bytes(b"")  # there even if the process does not get as far as this module
     process = multiprocessing.get_context("spawn").Process(target=_logged, args=(log, stage, base, output, *given))
     process.start()
     return process

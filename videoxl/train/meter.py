@@ -21,7 +21,7 @@ class Meter:
     def __init__(self, ratios: Sequence[int]):
         self.ratios = list(ratios)
         self._windows: Counter[int] = Counter()
-        self._text: torch.Tensor | int = 0  # stays on the device until it is reported: reading it waits for the step
+        self._text = 0
         self._visual = 0
         self._visual_total = 0
         self._since = time.perf_counter()
@@ -33,14 +33,14 @@ class Meter:
         )
         self._visual += visual
         if "attention_mask" in batch:
-            self._text = self._text + batch["attention_mask"].sum()
+            self._text += int(batch["attention_mask"].sum())  # the mask lies on the CPU: nobody waits for this
         self._windows.update(getattr(outputs, "window_ratios", None) or ())
 
     def report(self, device: torch.device, world_size: int) -> dict[str, float]:
         """Figures since the last report; a collective call where there are several processes."""
         seconds = time.perf_counter() - self._since
         counts = torch.tensor(
-            [self._visual + int(self._text), self._visual, *(self._windows[ratio] for ratio in self.ratios)],
+            [self._visual + self._text, self._visual, *(self._windows[ratio] for ratio in self.ratios)],
             dtype=torch.float64,
             device=device,
         )

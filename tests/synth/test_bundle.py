@@ -76,8 +76,8 @@ def test_it_finds_its_needles_up_to_128_frames(cells):
 
 
 def test_learnt_compression_beats_as_many_tokens_kept_without_it(cells):
-    """Not by much where tokens are dropped: of a card on the whole screen enough are kept."""
-    assert share(cells[64, "beacon"]) > share(cells[64, "drop"])
+    """By less where tokens are dropped: of a card on the whole screen enough are kept."""
+    assert share(cells[64, "beacon"]) > share(cells[64, "drop"]) + 0.1
     assert share(cells[64, "beacon"]) > share(cells[64, "mean"]) + 0.2
 
 

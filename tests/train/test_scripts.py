@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -23,6 +25,7 @@ CPU = "--use_cpu True --bf16 False --report_to none"
 COMMON = f"{CPU} --image_aspect_ratio anyres --beacon_ratio 2 4 8 --learning_rate 1e-3 --max_steps 3 --logging_steps 1"
 COMMON += " --per_device_train_batch_size 1"
 PORT = 29641
+LIMIT = 300  # seconds for one command; the first ones compile an operation
 
 
 def environment(**settings) -> dict[str, str]:
@@ -31,17 +34,27 @@ def environment(**settings) -> dict[str, str]:
     return os.environ | values | {name: str(value) for name, value in settings.items()}
 
 
-def run(script: str, extra: str, **settings) -> subprocess.CompletedProcess:
-    """A script of the repository; its output is shown where it fails."""
-    command = ["bash", f"scripts/{script}.sh", *extra.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(**settings), timeout=600)
-    assert done.returncode == 0, _reason(done)
-    return done
+def run(script: str, extra: str, **settings) -> None:
+    """A script of the repository."""
+    succeed(["bash", f"scripts/{script}.sh", *extra.split()], settings)
 
 
-def _reason(done: subprocess.CompletedProcess) -> str:
-    """What the processes said at their end, whichever of them failed first."""
-    return (done.stdout + done.stderr)[-9000:]
+def succeed(command: list[str], settings: dict) -> None:
+    """Run a command to its end. What it printed is shown where it fails; none of its processes outlives it."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(**settings), stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            status = process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            status = f"still running after {LIMIT} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.seek(0)
+        assert status == 0, f"{status}\n{log.read()[-9000:]}"
 
 
 def launch(folder, data, extra: str = "", deepspeed: str = "", launcher: str = "deepspeed", model=TINY) -> list[float]:
@@ -51,9 +64,7 @@ def launch(folder, data, extra: str = "", deepspeed: str = "", launcher: str = "
         f"--output_dir {folder} {COMMON} --save_strategy no --unfreeze_mm_vision_tower True {extra}"
     )
     settings = {"DEEPSPEED": f"configs/deepspeed/{deepspeed}.json" if deepspeed else "", "LAUNCHER": launcher}
-    command = ["bash", "-euc", script]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(**settings), timeout=600)
-    assert done.returncode == 0, _reason(done)
+    succeed(["bash", "-euc", script], settings)
     return losses(folder)
 
 

@@ -32,6 +32,7 @@ from videoxl.train.dry_run import describe_run
 from videoxl.train.feature_cache import FeatureCache
 from videoxl.train.legacy_flags import parse_command_line
 from videoxl.train.meter import draw_loss
+from videoxl.train.processor import answer_from_the_kernel
 from videoxl.train.records import read_records
 from videoxl.train.sample_index import build_index, frame_choice, text_rule
 from videoxl.train.start import build_model, check_vocabulary, configure, load_image_processor, load_tokenizer
@@ -42,6 +43,7 @@ from videoxl.train.vision_words import VisualWords
 
 def train(arguments: Sequence[str]) -> None:
     """One run. Raises `VideoXLError`s that say what is wrong and what to do."""
+    answer_from_the_kernel()  # the flags below start DeepSpeed
     model_args, data_args, args = parse_command_line(arguments)
     check_arguments(model_args, data_args, args)
     output = Path(args.output_dir)

@@ -12,8 +12,10 @@ import time
 
 import pytest
 from conftest import ROOT, SAMPLE, TINY, run_cli
+from programs import call
 from videos import cut, write_sound, write_video
 
+from videoxl.cli import main
 from videoxl.synth.bundle import NOTE
 
 BRIEF = ("--frames", "12", "--max-new-tokens", "5")
@@ -30,46 +32,46 @@ def test_ask_prints_the_answer_then_one_line_of_numbers():
 
 
 def test_json_streaming_and_sampling():
-    plain = run_cli("ask", SAMPLE, "Is `<image>` text?", *BRIEF, "--ratio", "4", "--json")
+    plain = call(main, "ask", SAMPLE, "Is `<image>` text?", *BRIEF, "--ratio", "4", "--json")
     report = json.loads(plain.stdout)
     assert (report["frames"], report["visual_tokens"], report["ratios"]) == (12, 1728, [4])
     assert set(report["seconds"]) == {"decode", "encode", "summarise", "first token", "answer"}
     assert 1 <= report["new_tokens"] <= 5 and report["peak_memory_bytes"] > 0
-    streamed = run_cli("ask", SAMPLE, "Is `<image>` text?", *BRIEF, "--ratio", "4", "--stream")
+    streamed = call(main, "ask", SAMPLE, "Is `<image>` text?", *BRIEF, "--ratio", "4", "--stream")
     assert streamed.stdout.splitlines()[0].strip() == report["answer"]
-    sampled = run_cli("ask", SAMPLE, "hello", *BRIEF, "--temperature", "0.8", "--fps", "1")
+    sampled = call(main, "ask", SAMPLE, "hello", *BRIEF, "--temperature", "0.8", "--fps", "1")
     assert sampled.returncode == 2 and "either num_frames or fps" in sampled.stderr
-    sampled = run_cli(
-        "ask", SAMPLE, "hello", "--fps", "1", "--end", "9", "--temperature", "0.8", "--max-new-tokens", "3"
+    sampled = call(
+        main, "ask", SAMPLE, "hello", "--fps", "1", "--end", "9", "--temperature", "0.8", "--max-new-tokens", "3"
     )
     assert sampled.returncode == 0 and "[9 frames" in sampled.stdout
 
 
 def test_a_memory_answers_like_its_video_and_is_not_overwritten(tmp_path):
     memory = tmp_path / "film.videomemory.safetensors"
-    done = run_cli("summarize", SAMPLE, "-o", memory, "--frames", "12")
+    done = call(main, "summarize", SAMPLE, "-o", memory, "--frames", "12")
     assert done.returncode == 0 and "wrote" in done.stdout, done.stderr
-    direct = json.loads(run_cli("ask", SAMPLE, "Who?", *BRIEF, "--json").stdout)
-    held = json.loads(run_cli("ask", memory, "Who?", "--max-new-tokens", "5", "--json").stdout)
+    direct = json.loads(call(main, "ask", SAMPLE, "Who?", *BRIEF, "--json").stdout)
+    held = json.loads(call(main, "ask", memory, "Who?", "--max-new-tokens", "5", "--json").stdout)
     assert held["answer"] == direct["answer"] and held["frames"] == 12
-    again = run_cli("summarize", SAMPLE, "-o", memory, "--frames", "12")
+    again = call(main, "summarize", SAMPLE, "-o", memory, "--frames", "12")
     assert again.returncode == 2 and "--force" in again.stderr
-    assert run_cli("summarize", SAMPLE, "-o", memory, "--frames", "3", "--force").returncode == 0
-    assert json.loads(run_cli("info", memory, "--json").stdout)["frames"] == 3
+    assert call(main, "summarize", SAMPLE, "-o", memory, "--frames", "3", "--force").returncode == 0
+    assert json.loads(call(main, "info", memory, "--json").stdout)["frames"] == 3
     assert memory.stat().st_mode & 0o777 == 0o666 & ~current_umask()
-    twice = run_cli("summarize", memory, "-o", tmp_path / "m2")
+    twice = call(main, "summarize", memory, "-o", tmp_path / "m2")
     assert twice.returncode == 2 and "is a memory already" in twice.stderr
-    refused = run_cli("ask", memory, "Who?", "--ratio", "4")
+    refused = call(main, "ask", memory, "Who?", "--ratio", "4")
     assert refused.returncode == 2 and "has its frames and its ratio already" in refused.stderr
     cut(memory, tmp_path / "cut.safetensors", 0.5)
-    broken = run_cli("ask", tmp_path / "cut.safetensors", "Who?")
+    broken = call(main, "ask", tmp_path / "cut.safetensors", "Who?")
     assert broken.returncode == 2 and "cut short" in broken.stderr
 
 
 def test_version_and_numbers_agree():
-    assert run_cli("--version").stdout.strip() == "videoxl 0.1.0"
-    report = json.loads(run_cli("ask", SAMPLE, "Who?", *BRIEF, "--json").stdout)
-    facts = json.loads(run_cli("estimate", "--frames", "12", "--json").stdout)
+    assert call(main, "--version").stdout.strip() == "videoxl 0.1.0"
+    report = json.loads(call(main, "ask", SAMPLE, "Who?", *BRIEF, "--json").stdout)
+    facts = json.loads(call(main, "estimate", "--frames", "12", "--json").stdout)
     prefix = report["cached_positions"] - 12 * 144 // 8
     assert 0 < prefix < 64 and facts["cached_positions"] == 12 * 144 // 8 + 64
     parts = sum(facts[f"{part}_bytes"] for part in ("weights", "cache", "work", "allowance"))
@@ -83,21 +85,21 @@ def current_umask() -> int:
 
 
 def test_info_tells_checkpoints_and_videos_apart():
-    video = json.loads(run_cli("info", SAMPLE, "--json").stdout)
+    video = json.loads(call(main, "info", SAMPLE, "--json").stdout)
     assert (video["kind"], video["frames"], video["fps"], video["codec"]) == ("video", 240, 4.0, "h264")
-    checkpoint = json.loads(run_cli("info", TINY, "--json").stdout)
+    checkpoint = json.loads(call(main, "info", TINY, "--json").stdout)
     assert checkpoint["kind"] == "checkpoint" and checkpoint["parameters"] == 539_712
-    assert "trained positions  32,768" in run_cli("info", TINY).stdout
+    assert "trained positions  32,768" in call(main, "info", TINY).stdout
 
 
 def test_estimate_speaks_of_positions_past_training():
-    far = run_cli("estimate", "--frames", 10_000, "--model", ROOT / "configs" / "qwen2-7b.json", "--json")
+    far = call(main, "estimate", "--frames", 10_000, "--model", ROOT / "configs" / "qwen2-7b.json", "--json")
     facts = json.loads(far.stdout)
     assert (facts["visual_tokens"], facts["cached_positions"]) == (1_440_000, 180_064)
     assert facts["within_trained_positions"] is False
-    table = run_cli("estimate", "--frames", 10_000, "--model", ROOT / "configs" / "qwen2-7b.json")
+    table = call(main, "estimate", "--frames", 10_000, "--model", ROOT / "configs" / "qwen2-7b.json")
     assert "larger ratio or fewer frames" in table.stderr
-    near = run_cli("estimate", "--frames", 100, "--ratio", 16, "--json")
+    near = call(main, "estimate", "--frames", 100, "--ratio", 16, "--json")
     assert json.loads(near.stdout)["within_trained_positions"] is True
 
 
@@ -137,7 +139,7 @@ def bad(tmp_path_factory):
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(bad, arguments, said):
-    done = run_cli(*[str(argument).format(bad=bad) for argument in arguments])
+    done = call(main, *[str(argument).format(bad=bad) for argument in arguments])
     assert done.returncode == 2
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note:")]
@@ -146,8 +148,14 @@ def test_mistakes_end_with_one_line_and_status_2(bad, arguments, said):
 
 @pytest.mark.parametrize("arguments", [("ask", SAMPLE), ("ask", "--bogus"), ("fly",)])
 def test_wrong_usage_ends_with_status_2(arguments):
-    done = run_cli(*arguments)
+    done = call(main, *arguments)
     assert done.returncode == 2 and "Usage" in done.stderr
+
+
+def test_a_mistake_ends_a_process_of_its_own_with_that_status_and_no_traceback(tmp_path):
+    done = run_cli("ask", tmp_path / "none.mp4", "hi")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("error: no such video: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_damaged_file_is_used_as_far_as_it_goes(tmp_path):
@@ -155,6 +163,14 @@ def test_a_damaged_file_is_used_as_far_as_it_goes(tmp_path):
     cut(tmp_path / "whole.mp4", tmp_path / "cut.mp4", 0.6)
     done = run_cli("ask", tmp_path / "cut.mp4", "hi", *BRIEF)
     assert done.returncode == 0 and "can be read: cut short" in done.stderr
+
+
+def is_decoder(process) -> bool:
+    """Not one of the children that libraries start while they are imported."""
+    try:
+        return any("video_worker" in argument for argument in process.cmdline())
+    except Exception:  # it has just ended
+        return False
 
 
 def test_ctrl_c_leaves_no_child_and_no_file(tmp_path):
@@ -174,7 +190,7 @@ def test_ctrl_c_leaves_no_child_and_no_file(tmp_path):
     children = []
     deadline = time.monotonic() + 60
     while not children and time.monotonic() < deadline:
-        children = psutil.Process(process.pid).children()
+        children = [child for child in psutil.Process(process.pid).children() if is_decoder(child)]
         time.sleep(0.05)
     assert children
     os.kill(process.pid, signal.SIGINT)

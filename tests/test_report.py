@@ -2,19 +2,17 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
+from programs import call, main_of
 
 SCRIPT = ROOT / "scripts" / "report.py"
 MARKED = "# Title\n\n<!-- from here on written by scripts/report.py -->\nold\n<!-- up to here -->\n\nbehind\n"
 
 
 def report(*arguments):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return call(main_of(SCRIPT), *arguments)
 
 
 def test_the_documents_tables_are_those_of_the_result_files():

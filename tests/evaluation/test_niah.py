@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from programs import call
 from tiny_runs import BUNDLE
 from videos import write_video as write_numbered
 
@@ -22,7 +23,7 @@ from NIAH.make_data import main as make_data
 from NIAH.make_data import write_needles
 from NIAH.needles import BEFORE, Needle, load_needles
 from NIAH.plot import describe, load_results, report, summarise
-from NIAH.run import DATA, parse
+from NIAH.run import DATA, main, parse
 from NIAH.runner import ColumnRunner, place
 from videoxl.errors import ArgumentError, DataError, VideoError
 from videoxl.evaluation.asking import Reading, load_asker
@@ -197,14 +198,14 @@ def environment():
     return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 
-def command(results, *more, model=BUNDLE):
-    return ["-m", "NIAH.run", "--model_path", str(model), "--result_dir", str(results), "--ratio", "8",
+def flags(results, *more, model=BUNDLE):
+    return ["--model_path", str(model), "--result_dir", str(results), "--ratio", "8",
             "--haystack_seconds", "100", "--max_new_tokens", "6", "--device", "cpu", *GRID,
             *map(str, more)]  # fmt: skip
 
 
 def run(results, *more, launch=(), **kwargs):
-    full = [sys.executable, *launch, *command(results, *more, **kwargs)]
+    full = [sys.executable, *launch, "-m", "NIAH.run", *flags(results, *more, **kwargs)]
     return subprocess.run(full, env=environment(), capture_output=True, text=True, timeout=600)
 
 
@@ -251,7 +252,10 @@ def test_the_bundled_model_finds_its_needles(tmp_path):
 
 def test_a_killed_run_goes_on_cell_by_cell(whole, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, *command(tmp_path)], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "NIAH.run", *flags(tmp_path)],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     folder = tmp_path / BUNDLE.name
     deadline = time.monotonic() + 300
@@ -288,7 +292,7 @@ def test_two_processes_share_the_columns(whole, tmp_path):
 def test_results_of_another_run_are_neither_counted_nor_replaced(whole):
     before = {path: path.read_bytes() for path in whole[0].iterdir()}
     for more in (("--haystack_seed", "5"), ("--max_new_tokens", "7"), ("--ratio", "4")):
-        done = run(whole[0].parent, *more)
+        done = call(main, *flags(whole[0].parent, *more))
         assert done.returncode == 2 and "another run" in done.stderr and "--result_dir" in done.stderr
     assert {path: path.read_bytes() for path in whole[0].iterdir()} == before
 
@@ -305,15 +309,15 @@ def test_results_of_another_run_are_neither_counted_nor_replaced(whole):
     ],
 )
 def test_wrong_inputs_end_with_one_line(tmp_path, more, said):
-    done = run(tmp_path, *more)
+    done = call(main, *flags(tmp_path, *more))
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_checkpoint_of_something_else_and_a_locked_folder_are_errors(tmp_path):
-    done = run(tmp_path / "results", model=tmp_path)
+    done = call(main, *flags(tmp_path / "results", model=tmp_path))
     assert done.returncode == 2 and "Video-XL checkpoint" in done.stderr
     (tmp_path / "file").write_text("")
-    done = run(tmp_path / "file")
+    done = call(main, *flags(tmp_path / "file"))
     assert done.returncode == 2 and "name another folder" in done.stderr
 
 

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
+from programs import call, main_of
 from tiny_runs import BUNDLE
 from videos import cut
 
@@ -22,6 +23,7 @@ from videoxl.synth.vnbench import main as make_bench
 from videoxl.synth.vnbench import write_bench
 
 SCRIPT = ROOT / "eval" / "eval_vnbench.py"
+main = main_of(SCRIPT)
 ENTRY = {
     "video": "a/b/one.mp4",
     "question": "Which?",
@@ -101,7 +103,7 @@ def test_a_malformed_row_is_named_by_its_line(tmp_path, row, said):
     with open(tmp_path / "s.jsonl", "a") as file:
         file.write("\n")
     append_row(tmp_path / "s.jsonl", answers("B")[1] | row)
-    done = run("--score", tmp_path / "s.jsonl")
+    done = call(main, "--score", tmp_path / "s.jsonl")
     assert done.returncode == 2 and "line 3" in done.stderr and said in done.stderr and not done.stdout
 
 
@@ -159,8 +161,8 @@ def test_doubles_and_absent_videos_are_listed_before_a_model_is_loaded(tmp_path)
     examples = load(tmp_path, [{**ENTRY, "video": f"v{number}.mp4"} for number in range(12)])
     with pytest.raises(DataError, match=r"12 of 12 videos are not in .*: v0.mp4, v1.mp4, .*--skip-missing"):
         check_videos(examples)
-    done = run("--annotations", tmp_path / "annotations.json", "--videos", tmp_path, "--model", BUNDLE,
-               "--output", tmp_path / "out" / "a.jsonl")  # fmt: skip
+    done = call(main, "--annotations", tmp_path / "annotations.json", "--videos", tmp_path, "--model", BUNDLE,
+                "--output", tmp_path / "out" / "a.jsonl")  # fmt: skip
     assert done.returncode == 2 and "12 of 12 videos" in done.stderr and not (tmp_path / "out").exists()
 
 
@@ -210,7 +212,7 @@ def test_every_question_is_answered_and_scored(bench, whole):
     entries = json.loads((bench / "annotations.json").read_text())
     assert all(entry["options"]["ABCD".index(row["gt"])] == entry["gt"] for entry, row in zip(entries, rows))
     assert done.stdout.strip() == printed(score_file(output))
-    assert run("--score", output).stdout == done.stdout
+    assert call(main, "--score", output).stdout == done.stdout
     assert list(output.parent.glob("*.part*")) == []
 
 
@@ -242,17 +244,17 @@ def test_two_processes_write_the_same_file(bench, whole, tmp_path):
 
 def test_answers_of_another_run_are_neither_mixed_nor_overwritten(bench, whole, tmp_path):
     before = whole[0].read_bytes()
-    done = run(*arguments(bench, whole[0], "--ratio", "4"))
+    done = call(main, *arguments(bench, whole[0], "--ratio", "4"))
     assert done.returncode == 2 and "another run" in done.stderr and whole[0].read_bytes() == before
     mine = tmp_path / "mine.jsonl"
     mine.write_text("mine")
-    done = run(*arguments(bench, mine))
+    done = call(main, *arguments(bench, mine))
     assert done.returncode == 2 and "name another file" in done.stderr and mine.read_text() == "mine"
 
 
 def test_a_first_start_that_failed_leaves_the_name_free(bench, tmp_path):
     output = tmp_path / "vn[1].jsonl"  # a name that is a pattern, too
-    done = run(*arguments(bench, output, "--ratio", "7000"))
+    done = call(main, *arguments(bench, output, "--ratio", "7000"))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (tmp_path / "vn[1].jsonl.run.json").write_text("{half")
     entries = json.loads((bench / "annotations.json").read_text())[:4]
@@ -279,13 +281,13 @@ def test_an_unreadable_video_is_named_and_counted_and_the_rest_answered(bench, t
 
 
 def test_wrong_models_and_folders_are_errors(bench, tmp_path):
-    done = run("--annotations", bench / "annotations.json", "--videos", bench, "--model", tmp_path, "--output",
-               tmp_path / "a.jsonl")  # fmt: skip
+    done = call(main, "--annotations", bench / "annotations.json", "--videos", bench, "--model", tmp_path, "--output",
+                tmp_path / "a.jsonl")  # fmt: skip
     assert done.returncode == 2 and "Video-XL checkpoint" in done.stderr
     (tmp_path / "file").write_text("")
-    done = run(*arguments(bench, tmp_path / "file" / "a.jsonl"))
+    done = call(main, *arguments(bench, tmp_path / "file" / "a.jsonl"))
     assert done.returncode == 2 and "name another folder" in done.stderr
-    done = run("--annotations", bench / "annotations.json")
+    done = call(main, "--annotations", bench / "annotations.json")
     assert done.returncode == 2 and "--videos is missing" in done.stderr
 
 

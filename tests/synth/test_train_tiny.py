@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from programs import call
 from safetensors.torch import load_file
 from tiny_runs import run_tiny
 
@@ -11,6 +12,7 @@ from videoxl.errors import CheckpointError
 from videoxl.model.builder import load_pretrained_model
 from videoxl.synth.stage_runs import forget_beacons, run_apart, wait_for
 from videoxl.synth.stages import STAGES, find_stage
+from videoxl.synth.train_tiny import main
 
 NAMES = [f"{number + 1}-{stage.name}" for number, stage in enumerate(STAGES["cpu"])]
 
@@ -77,7 +79,7 @@ def test_an_unfinished_run_goes_on_with_the_first_unfinished_stage(tiny_run):
 def test_a_folder_with_something_else_in_it_is_left_alone(tiny_run, tmp_path, other):
     folder = tiny_run[0] if "--seed" in other else tmp_path
     (tmp_path / "mine.txt").write_text("mine")
-    done = run_tiny(folder, *other)
+    done = call(main, folder, *other)
     assert done.returncode == 2 and "name another folder" in done.stderr
     assert (tmp_path / "mine.txt").read_text() == "mine" and list(tmp_path.iterdir()) == [tmp_path / "mine.txt"]
 

@@ -50,8 +50,8 @@ def test_a_video_that_fits_only_without_the_held_memories_is_read_and_one_that_d
     asker = make(1.0)
     room = {"videos": 1}
 
-    def check(model, frames, ratio):
-        assert (frames, ratio) == (4, 8)
+    def check(model, frames, ratio, held):
+        assert (frames, ratio, held) == (4, 8, 0)
         if len(asker._memories) >= room["videos"]:
             raise MemoryLimitError("too large")
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
 from videoxl.model.attention_backends import attend
+from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.gradient_cache import Piece, StepView
 
@@ -90,12 +91,15 @@ class BeaconAttention(Qwen2Attention):
             window: the layout of a window, None for text.
         """
         query, key, value, beacons = self.rotated_heads(hidden_states, position_embeddings, window)
+        shared = None
         if past_key_values is not None:
             staged = {} if beacons is None else {"beacons": beacons}
             key, value = past_key_values.update(key, value, self.layer_idx, **staged)
+            if isinstance(past_key_values, SummaryCache):
+                shared = past_key_values.shared_prefix(self.layer_idx)
 
         dropout = self.attention_dropout if self.training else 0.0
-        output, weights = attend(self, query, key, value, attention_mask, dropout, **kwargs)
+        output, weights = attend(self, query, key, value, attention_mask, dropout, shared, **kwargs)
         output = output.reshape(*hidden_states.shape[:-1], -1)
         if window is not None and not window.is_text:
             output = output.index_select(1, window.places)

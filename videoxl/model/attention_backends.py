@@ -19,7 +19,14 @@ from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, **kwargs
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    shared: tuple[Tensor, Tensor] | None = None,
+    **kwargs,
 ) -> tuple[Tensor, Tensor | None]:
     """Causal attention, aligned to the lower right.
 
@@ -28,11 +35,14 @@ def attend(
         query: [B, N, T, D]. key, value: [B, G, K, D], already rotated.
         mask: what `build_mask` made, or None where plain causal attention is meant.
         dropout: probability, 0 in inference.
+        shared: keys and values [1, G, M, D] that all rows see before `key`; where `can_share_prefix`, in inference.
 
     Returns:
         [B, T, N, D], and the attention weights where the back end gives them (eager).
     """
     backend = module.config._attn_implementation
+    if shared is not None:
+        return attend_shared(query, shared, key, value, mask, module.scaling).transpose(1, 2), None
     if backend == "sdpa":
         output = _sdpa(query, key, value, mask, module.scaling, dropout)
         return output.transpose(1, 2), None
@@ -107,15 +117,69 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def _sdpa_in_two(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Attend to the cache without a mask and to the step causally, then merge by log-sum-exp.
+    """Attend to the cache without a mask and to the step causally, then merge.
 
     On the CPU a lower-right mask would be materialised (T x K) and the fused kernel lost; this needs neither.
     """
+    past = key.shape[2] - query.shape[2]
+    stored = _part(query, key[:, :, :past], value[:, :, :past], False, scaling)
+    return _merge(*stored, *_part(query, key[:, :, past:], value[:, :, past:], True, scaling))
+
+
+def can_share_prefix(backend: str, keys: Tensor) -> bool:
+    """Whether `attend_shared` has kernels for keys like these."""
+    return backend == "sdpa" and (keys.device.type == "cpu" or _has_flash(keys))
+
+
+def attend_shared(
+    query: Tensor, shared: tuple[Tensor, Tensor], key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """Attention to a prefix that all rows share and to each row's own keys, which end with this step's.
+
+    The prefix is read once for all rows: their queries are as many queries of one row to it.
+
+    Args:
+        query: [B, N, T, D]. shared: keys and values [1, G, M, D], seen by every query. key, value: [B, G, t + T, D].
+        mask: [B or 1, 1, T, M + t + T], True where a query may see a key, or None for lower-right causal.
+
+    Returns:
+        [B, N, T, D].
+    """
+    rows, heads, steps, dim = query.shape
+    together = query.transpose(0, 1).reshape(1, heads, rows * steps, dim)
+    output, lse = _part(together, *shared, False, scaling)
+    output = output.view(heads, rows, steps, dim).transpose(0, 1)
+    lse = lse.view(heads, rows, steps).transpose(0, 1)
+    own_mask = None if mask is None else mask[..., -key.shape[2] :]
+    return _merge(output, lse, *_part(query, key, value, steps > 1, scaling, own_mask))
+
+
+def _part(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention to some of the keys, [B, N, T, D], and the logarithm of its sum of exponentials, float32 [B, N, T].
+
+    Args:
+        causal: aligned to the lower right. mask: bool, instead.
+    """
+    if mask is None and _has_flash(query):
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)[:2]
+    if mask is None and causal and query.shape[2] < key.shape[2]:
+        mask = lower_right_causal(query.shape[2], key.shape[2], query.device)
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
-    past = key.shape[2] - query.shape[2]
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    past_out, past_lse = flash(query, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scaling)
-    step_out, step_lse = flash(query, key[:, :, past:], value[:, :, past:], 0.0, True, scale=scaling)
-    share = torch.sigmoid(step_lse - past_lse).unsqueeze(-1)  # weight of the step in the joint softmax
-    return torch.lerp(past_out.float(), step_out.float(), share).to(query.dtype)
+    if query.device.type == "cpu":
+        if mask is not None:
+            mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, float("-inf"))
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return flash(query, key, value, 0.0, causal and mask is None, attn_mask=mask, scale=scaling)
+    # Rows of unequal length on a GPU: short texts, and no kernel that takes a mask and gives the sum.
+    scores = (query @ key.transpose(2, 3)).float() * scaling
+    scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1).to(value.dtype) @ value, scores.logsumexp(-1)
+
+
+def _merge(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
+    """Attention to two sets of keys at once, from attention to each."""
+    share = torch.sigmoid(other_lse - lse).unsqueeze(-1)  # weight of the other in the joint softmax
+    return torch.lerp(output.float(), other.float(), share).to(output.dtype)

@@ -257,6 +257,10 @@ class SummaryCache(Cache):
         for layer in self.layers:
             layer.reserved = max(layer.reserved, positions)
 
+    def shared_prefix(self, layer_idx: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values [1, N, M, D] that `update` leaves out because all rows share them; None where they do not."""
+        return getattr(self.layers[layer_idx], "shared", None)
+
     @property
     def allocated_bytes(self) -> int:
         """Bytes of this cache's storage, room kept for more included; forks that share it each count it."""

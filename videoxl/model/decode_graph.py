@@ -92,7 +92,7 @@ class DecodeStep:
             for index, attention in enumerate(self._attentions):
                 query, key, value = self._run(index)[:3]
                 key, value = cache.update(key, value, index)
-                output, _ = attend(attention, query, key, value, None, 0.0)
+                output, _ = attend(attention, query, key, value, None, 0.0, cache.shared_prefix(index))
                 self._attended.copy_(output.reshape(self._attended.shape))
             return self._run(len(self._attentions))[0].clone()
 

@@ -22,6 +22,7 @@ from videoxl.errors import PromptError
 from videoxl.model.cache import SummaryCache
 from videoxl.model.prompt import Prompt, pad_rows, split_prompt
 from videoxl.model.runner import Progress, arrange_regions, check_finite, make_chooser, read_context
+from videoxl.model.shared_prefix import repeat_rows
 
 if TYPE_CHECKING:
     from videoxl.model.memory import VideoMemory
@@ -65,6 +66,7 @@ class VideoXLGenerationMixin(GenerationMixin):
 
         Raises:
             PromptError, BatchError, PlanError: see `split_prompt`, `arrange_regions` and `RatioChooser`.
+            MemoryLimitError: videos that do not fit on the GPU.
         """
         input_ids = kwargs.pop("input_ids", inputs)
         attention_mask = kwargs.pop("attention_mask", None)
@@ -93,6 +95,12 @@ class VideoXLGenerationMixin(GenerationMixin):
         if memory is not None:
             lengths.insert(0, memory.num_visual_tokens)
         _check_skip(prompt, lengths, beacon_skip_first, beacon_skip_last)
+
+        frames = sum(len(region.pixels[0]) for region in regions if region.modality == "video")
+        if frames:
+            from videoxl.fit import check_fits
+
+            check_fits(self, frames, None if memory is None else memory.ratio, rows=len(input_ids))
 
         total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
         chooser = make_chooser(self.config, total)
@@ -142,12 +150,8 @@ class VideoXLGenerationMixin(GenerationMixin):
         Raises:
             MemoryLimitError: a number of frames that is known beforehand and does not fit on the GPU.
         """
-        from videoxl.fit import check_fits
         from videoxl.model.memory import VideoMemory
 
-        number = len(frames) if isinstance(frames, Tensor) else getattr(frames, "num_frames", None)
-        if number:
-            check_fits(self, number, ratio)
         memory = VideoMemory.start(self, prefix_ids, ratio)
         memory.extend(frames, progress, timer)
         return memory
@@ -193,10 +197,10 @@ class VideoXLGenerationMixin(GenerationMixin):
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
     ):
-        """Beams and several answers a prompt need the cache repeated like the prompt."""
+        """Beams and several answers a prompt need rows of the cache like those of the prompt."""
         cache = model_kwargs.get("past_key_values")
         if isinstance(cache, SummaryCache) and expand_size > 1:
-            cache.batch_repeat_interleave(expand_size)
+            repeat_rows(cache, expand_size, self.config._attn_implementation)
         return super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )

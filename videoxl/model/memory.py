@@ -21,6 +21,7 @@ from videoxl.model.plan import RatioChooser, WindowStep
 from videoxl.model.pooling import pool_video
 from videoxl.model.prompt import Prompt
 from videoxl.model.runner import Progress, RegionReader, check_finite, encode_frames, frames_at_once, make_chooser
+from videoxl.model.shared_prefix import repeat_rows
 from videoxl.timing import StageTimer
 
 
@@ -70,12 +71,26 @@ class VideoMemory:
             raise MemoryFileError("the model of this memory is gone; load the memory's file with VideoMemory.load")
         return model
 
+    @property
+    def ratio(self) -> int:
+        """The smallest compression ratio that its windows may take."""
+        return min(self.reader.planner.chooser.ratios)
+
     @torch.no_grad()
     def extend(
         self, frames: Tensor | Iterable, progress: Progress | None = None, timer: StageTimer | None = None
     ) -> None:
-        """Read more frames; takes what `summarize` takes. Host memory holds one chunk at a time."""
+        """Read more frames; takes what `summarize` takes. Host memory holds one chunk at a time.
+
+        Raises:
+            MemoryLimitError: a number of frames that is known beforehand and does not fit on the GPU.
+        """
+        from videoxl.fit import check_fits
+
         self.check_whole()
+        number = len(frames) if isinstance(frames, Tensor) else getattr(frames, "num_frames", None)
+        if number:
+            check_fits(self.model, number, self.ratio, held=self.num_frames)
         decoder, hidden = self.model.model, None
         stage = timer.stage if timer is not None else lambda name: nullcontext()
         chunks = _chunks(frames, decoder.vision_tower)
@@ -153,7 +168,7 @@ class VideoMemory:
         for hidden in reader.close():
             check_finite(hidden, cache)
         if num_rows > 1:
-            cache.batch_repeat_interleave(num_rows)
+            repeat_rows(cache, num_rows, self.model.config._attn_implementation)
         return cache, reader.planner.chooser
 
     def check_whole(self) -> None:

@@ -1,0 +1,106 @@
+"""One stored prefix under many rows: several questions about one video, or the beams of one answer.
+
+The positions of the video are stored once and read once a step, whatever the number of rows; each row only has its own
+text behind them. Attention to the two parts is merged by `attend_shared` in `attention_backends.py`.
+
+Shape letters: B rows, N key/value heads, T tokens of this step, M positions of the prefix, t of a row's own, D head
+dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from videoxl.model.attention_backends import can_share_prefix
+from videoxl.model.cache import SummaryCache, SummaryLayer
+
+
+def repeat_rows(cache: SummaryCache, times: int, backend: str) -> None:
+    """Each row `times` over. What one row has stored is kept once for all of them, where the attention back end can."""
+    layers = [layer for layer in cache.layers if isinstance(layer, SummaryLayer) and layer.is_initialized]
+    if len(layers) == len(cache.layers) and all(
+        len(layer.keys) == 1 and can_share_prefix(backend, layer.keys) for layer in layers
+    ):
+        cache.layers = [SharedPrefixLayer(layer) for layer in layers]
+    else:
+        cache.batch_repeat_interleave(times)
+
+
+class SharedPrefixLayer(CacheLayerMixin):
+    """Cache of one decoder layer: `prefix` [1, N, M, D], which stays as it is, and `own` [B, N, t, D], which grows.
+
+    Its length is M + t. A window that is read here leaves its beacons in `own`.
+    """
+
+    is_croppable = True
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self, prefix: SummaryLayer, own: SummaryLayer | None = None):
+        self.prefix = prefix
+        self.own = SummaryLayer(max(0, prefix.reserved - prefix.length)) if own is None else own
+        self.is_initialized = True
+
+    @property
+    def shared(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prefix, each [1, N, M, D]."""
+        return self.prefix.keys, self.prefix.values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """As `SummaryLayer.update`, but returns each row's own keys and values [B, N, t + T, D] alone."""
+        return self.own.update(key_states, value_states, *args, **kwargs)
+
+    def compact(self) -> None:
+        """Replace the last window by its staged beacons."""
+        self.own.compact()
+
+    def fork(self) -> SharedPrefixLayer:
+        """Another layer with the same content."""
+        return SharedPrefixLayer(self.prefix.fork(), self.own.fork())
+
+    # -- transformers' cache protocol ----------------------------------------------------------------------------
+
+    @property
+    def keys(self) -> Tensor:
+        """[B, N, M + t, D], put together for whoever asks."""
+        return self._joined(self.prefix.keys, self.own.keys)
+
+    @property
+    def values(self) -> Tensor:
+        return self._joined(self.prefix.values, self.own.values)
+
+    @staticmethod
+    def _joined(prefix: Tensor, own: Tensor | None) -> Tensor:
+        return prefix if own is None else torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=2)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.own.lazy_initialization(key_states, value_states)
+
+    def get_seq_length(self) -> int:
+        return self.prefix.length + self.own.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.own.crop(tokens_to_remove)
+
+    def reset(self) -> None:
+        self.own.reset()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.own.reorder_cache(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.own.batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.own.batch_select_indices(indices)

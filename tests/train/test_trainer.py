@@ -228,6 +228,9 @@ def test_a_run_with_muon_goes_on_from_a_checkpoint_to_the_same_weights(golden, t
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     wanted = dict(whole.model.named_parameters())
     assert all(torch.equal(weight, wanted[name]) for name, weight in again.model.named_parameters())
+    without = make_trainer(golden, case, tmp_path, save_strategy="steps", save_steps=1)
+    with pytest.raises(ArgumentError, match=r"checkpoint-2 is for other parameters .*--muon_lr"):
+        without.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     plain = make_trainer(golden, case, tmp_path / "plain")
     plain.train()
     name = "model.layers.0.mlp.up_proj.weight"

@@ -245,6 +245,15 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
                 self.optimizer = optimizer_class(groups(), **kwargs)
         return self.optimizer
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError) as error:
+            raise ArgumentError(
+                f"the optimizer in {checkpoint} is for other parameters than this run's ({error}). Go on with the "
+                "flags that it was made with (--muon_lr, --mm_tunable_parts, ...), or begin anew in another folder"
+            ) from error
+
     # -- checkpoints of adapters ---------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

@@ -1,6 +1,6 @@
 """Time and memory of decoding uniform frames of a long file, here and by decord, each in a process of its own.
 
-    python scripts/benchmark_video.py                     a 20-minute 480p H.264 file is made first (minutes, once)
+    python scripts/benchmark_video.py                     a 20-minute 480p H.264 file is made first (once)
     python scripts/benchmark_video.py --video FILM.mp4 --frames 1024 128 --rounds 3 --output result.json
 
 "here" is `open_video` as `videoxl ask` calls it, resized frames in bounded chunks; decord gives full frames at once, as
@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 
 FPS, SIZE = 30, (854, 480)
+SCENES = 120  # seconds that are encoded; a longer file has them again
 
 
 def main() -> int:
@@ -126,18 +127,26 @@ class Peak:
 
 
 def made(seconds: int) -> Path:
-    """Moving gradients, blocks and grain in H.264 with x264's own settings, kept in the temporary folder."""
+    """An H.264 file of this length in the temporary folder, kept there: two minutes of scenes, over and over."""
+    path = Path(tempfile.gettempdir()) / f"videoxl-benchmark-{seconds}s.mp4"
+    if not path.is_file():
+        draft, part = path.with_suffix(".part.mp4"), path.with_suffix(".scenes.mp4")
+        encode(part, min(seconds, SCENES))
+        repeat(part, draft, seconds)
+        part.unlink()
+        draft.replace(path)
+    return path
+
+
+def encode(path: Path, seconds: int) -> None:
+    """Moving gradients, blocks and grain, by x264's own settings."""
     import av
     from tqdm import tqdm
 
-    path = Path(tempfile.gettempdir()) / f"videoxl-benchmark-{seconds}s.mp4"
-    if path.is_file():
-        return path
-    draft = path.with_suffix(".part.mp4")
     rng = np.random.default_rng(0)
     width, height = SIZE
     grain = rng.integers(0, 12, (8, height, width, 1), dtype=np.uint8)
-    with av.open(str(draft), "w") as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in tqdm(range(seconds * FPS), desc=f"making {path}", unit="frame", disable=None):
@@ -153,8 +162,25 @@ def made(seconds: int) -> Path:
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
-    draft.replace(path)
-    return path
+
+
+def repeat(source: Path, target: Path, seconds: int) -> None:
+    """The packets of `source` one time after the other, up to `seconds`: each time starts with a keyframe."""
+    import av
+
+    with av.open(str(target), "w") as output:
+        stream = None
+        for start in range(0, seconds, SCENES):
+            with av.open(str(source)) as container:
+                video = container.streams.video[0]
+                stream = stream or output.add_stream_from_template(video)
+                shift, end = round(start / video.time_base), round((seconds - start) / video.time_base)
+                for packet in container.demux(video):
+                    if packet.dts is None or packet.pts >= end:
+                        continue
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = stream
+                    output.mux(packet)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Time and memory of encoding, summarising and decoding, with random weights of a given shape.
 
-    python scripts/benchmark.py --config configs/qwen2-7b.json --frames 128,512,2048 --ratio 8
+    python scripts/benchmark.py --config configs/qwen2-7b.json                          128, 512, 2048 frames
+    python scripts/benchmark.py --config configs/qwen2-7b.json --part decode question --output results.json
 
-Everything goes through the public surface: `model.summarize` on 8-bit frames that lie in host memory, then
-`model.generate(..., memory=...)`. Encoding is timed alone as well; what `summarize` takes beyond it is the decoder's.
-Prints a table and writes the same numbers as JSON. Needs no checkpoint; on a CPU choose a small configuration.
+Parts: summarise (pixels to first token), memory (peaks beside `videoxl estimate`), decode (tokens a second, of one
+question and of eight), question (a held memory and its file), pipeline (from a video file, stage by stage), scaling
+(time against frames and ratio), peers (the uncompressed model). Results are merged into the JSON file part by part, and
+printed as tables. Needs no checkpoint; on a CPU choose a small configuration and few frames.
 """
 
 from __future__ import annotations
@@ -12,211 +14,151 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
+import shlex
 import sys
-import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import transformers
+from benchmark_parts import PARTS, Bench, Row, matrix_product_rate, random_model
+from benchmark_scaling import fit
 
-from videoxl import LlavaQwenForCausalLM, VideoXLConfig
-from videoxl.constants import IMAGE_TOKEN_INDEX
-from videoxl.estimate import GIB, estimate
-from videoxl.image_processing import VideoXLImageProcessor
-from videoxl.model.runner import FRAMES_PER_CHUNK, encode_frames
-
-PREFIX, QUESTION = 14, 42  # tokens of the published quick start's prompt before and behind the video
+from videoxl import VideoXLConfig
+from videoxl.errors import ArgumentError, DataError
+from videoxl.program import one_line_errors
 
 
-@dataclass
-class HostFrames:
-    """Random 8-bit frames in host memory, in the form that a decoder hands them over."""
-
-    frames: torch.Tensor
-    processor: VideoXLImageProcessor
-
-    @property
-    def timestamps(self) -> list[float]:
-        return [float(i) for i in range(len(self.frames))]
-
-    @property
-    def indices(self) -> list[int]:
-        return list(range(len(self.frames)))
-
-    def pixels(self, device, dtype, part=slice(None)) -> torch.Tensor:
-        return self.processor.normalize(self.frames[part].to(device, non_blocking=True), dtype)
-
-
-def main() -> None:
-    arguments = parse_arguments()
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
+    given = parse(arguments)
+    parts = [*given.part, *(["peers"] if given.peers and "peers" not in given.part else [])]
+    report = stored(given.output, given.config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     warnings.filterwarnings("ignore", message=".*rope_scaling.*")
-    config = VideoXLConfig.from_pretrained(arguments.config)
+    config = VideoXLConfig.from_pretrained(given.config)
     config._attn_implementation = "sdpa"
-    model = random_model(config, device, dtype)
+    bench = Bench(
+        random_model(config, device, dtype),
+        given.ratio,
+        given.frames,
+        given.new_tokens,
+        given.rounds,
+        not given.no_warm_up,
+        given.video,
+    )
     product = matrix_product_rate(device, dtype)
-    rows = []
-    for frames in arguments.frames:
-        for _ in range(1 if arguments.no_warm_up else 2):  # the first round warms kernels and the allocator up
-            row = measure(model, frames, arguments.ratio, arguments.new_tokens, dtype)
-        row["tflops"] = row.pop("flop") / row["total_s"] / 1e12
-        row["share_of_product"] = row["tflops"] / product
-        rows.append(row)
-        print_table(rows, product)
-    report = {
-        "config": str(arguments.config),
-        "ratio": arguments.ratio,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "dtype": str(dtype).removeprefix("torch."),
-        "matrix_product_tflops": product,
-        "rows": rows,
-    }
-    if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report))
+    for name in parts:
+        started = datetime.now(UTC)
+        rows = PARTS[name](bench)
+        for row in rows:
+            if "tflops" in row:
+                row["share_of_product"] = row["tflops"] / product
+        report["parts"][name] = {
+            "date": started.strftime("%Y-%m-%d"),
+            "command": shlex.join(
+                ["python", "scripts/benchmark.py", *(sys.argv[1:] if arguments is None else arguments)]
+            ),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "dtype": str(dtype).removeprefix("torch."),
+            "matrix_product_tflops": product,
+            "part_s": round((datetime.now(UTC) - started).total_seconds(), 1),
+            "rows": rows,
+        }
+        print(f"\n{name}, matrix product {product:.2f} TFLOP/s\n{table(rows)}", flush=True)
+        if name == "scaling":
+            print(fit([(row["frames"], row["ratio"], row["read_s"]) for row in rows]).describe(given.ratio))
+        if given.output:  # after every part: a later one may run out of memory
+            draft = given.output.with_suffix(".part")
+            draft.write_text(json.dumps(report, indent=1) + "\n")
+            draft.replace(given.output)
+    if {"decode", "peers", "summarise"} <= report["parts"].keys():
+        print(against_peers(report["parts"]))
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="a model size from configs/, or any config.json")
+    parser.add_argument("--part", nargs="+", default=["summarise"], choices=[*PARTS], help="default: summarise")
+    parser.add_argument("--peers", action="store_true", help="the uncompressed model too, in the same run")
     parser.add_argument(
         "--frames",
         type=lambda text: [int(n) for n in text.split(",")],
-        default=[128, 512, 2048],
-        help="numbers of frames, separated by commas",
+        help="numbers of frames, separated by commas, instead of each part's own",
     )
     parser.add_argument("--ratio", type=int, default=8, help="compression ratio (default 8)")
     parser.add_argument("--new-tokens", type=int, default=128, help="tokens to decode (default 128)")
-    parser.add_argument("--no-warm-up", action="store_true", help="measure the first run instead of the second")
-    parser.add_argument("--output", type=Path, help="write the numbers as JSON to this file")
-    return parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=3, help="measured runs, of which the median counts (default 3)")
+    parser.add_argument("--no-warm-up", action="store_true", help="count the first run too")
+    parser.add_argument("--video", type=Path, help="file for the part pipeline (default: one is made)")
+    parser.add_argument("--output", type=Path, help="JSON file that the parts are merged into")
+    given = parser.parse_args(arguments)
+    for name, value in (
+        ("frames", min(given.frames or [1])),
+        ("rounds", given.rounds),
+        ("new-tokens", given.new_tokens),
+    ):
+        if value < 1:
+            raise ArgumentError(f"--{name} is {value}; it must be at least 1")
+    if not given.config.exists():
+        raise ArgumentError(f"no such configuration: {given.config}; configs/ holds some")
+    return given
 
 
-def random_model(config: VideoXLConfig, device: torch.device, dtype: torch.dtype) -> LlavaQwenForCausalLM:
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+def stored(path: Path | None, config: Path) -> dict:
+    """What the file holds already. Raises `DataError` for results of another shape, or something else."""
+    report = {"config": str(config), "parts": {}}
+    if path is None or not path.is_file():
+        return report
     try:
-        with device:
-            model = LlavaQwenForCausalLM(config)
-    finally:
-        torch.set_default_dtype(before)
-    model.generation_config.eos_token_id = None  # random weights must not end an answer early
-    return model.eval()
+        found = json.loads(path.read_text())
+        known = {"config": found["config"], "parts": dict(found["parts"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no file of benchmarks ({error!r}); name another --output") from error
+    if known["config"] != report["config"]:
+        raise DataError(f"{path} holds results of {known['config']}, not of {config}; name another --output")
+    return known
 
 
-@torch.inference_mode()
-def measure(model, frames: int, ratio: int, new_tokens: int, dtype: torch.dtype) -> dict:
-    """One video: times in seconds, peak memory in GiB, decoding in tokens a second."""
-    device = model.device
-    cuda = device.type == "cuda"
-    side = model.model.vision_tower.image_size
-    generator = torch.Generator().manual_seed(frames)
-    video = torch.randint(0, 256, (frames, side, side, 3), dtype=torch.uint8, generator=generator)
-    host = HostFrames(video.pin_memory() if cuda else video, VideoXLImageProcessor(side))
-    words = min(1000, model.config.vocab_size)
-    prefix = torch.randint(0, words, (PREFIX,))
-    prompt = torch.cat([prefix, torch.tensor([IMAGE_TOKEN_INDEX]), torch.randint(0, words, (QUESTION,))])
-    prompt = prompt.unsqueeze(0).to(device)
-    ready: Callable[[], None] = torch.cuda.synchronize if cuda else lambda: None
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-    def timed(work: Callable):
-        ready()
-        start = time.perf_counter()
-        result = work()
-        ready()
-        return time.perf_counter() - start, result
-
-    chunk = FRAMES_PER_CHUNK.get(device.type, 8)
-
-    def encode() -> None:
-        for start in range(0, frames, chunk):
-            encode_frames(model.model, host.pixels(device, dtype, slice(start, start + chunk)))
-
-    encode_s, _ = timed(encode)
-    read_s, memory = timed(lambda: model.summarize([host], prefix_ids=prefix, ratio=ratio))
-    first_s, _ = timed(lambda: model.generate(prompt, memory=memory, max_new_tokens=1, do_sample=False))
-    answer_s, output = timed(
-        lambda: model.generate(prompt, memory=memory, max_new_tokens=1 + new_tokens, do_sample=False)
-    )
-    produced = output.shape[1] - (prompt.shape[1] - 1 + memory.num_visual_tokens) - 1
-    predicted = estimate(model.config, frames, ratio, str(dtype).removeprefix("torch."))
-    return {
-        "frames": frames,
-        "visual_tokens": memory.num_visual_tokens,
-        "cached_positions": memory.cache.get_query_offset(),
-        "encode_s": encode_s,
-        "summarise_s": read_s - encode_s,
-        "first_token_s": first_s,
-        "total_s": read_s + first_s,
-        "decode_tokens_per_s": produced / (answer_s - first_s),
-        "peak_gib": torch.cuda.max_memory_allocated() / GIB if cuda else None,
-        "estimated_gib": predicted.total / GIB,
-        "flop": predicted.flop,
-    }
+def table(rows: Sequence[Row]) -> str:
+    """Columns as the rows name them."""
+    heads = list(rows[0])
+    cells = [[_text(row[head]) for head in heads] for row in rows]
+    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
+    lines = [heads, *cells]
+    return "\n".join(" | ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
 
 
-def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """TFLOP/s of a large square product of random matrices: what the hardware gives in practice."""
-    side = 8192 if device.type == "cuda" else 1024
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(13):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / statistics.median(times[3:]) / 1e12
+def _text(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def print_table(rows: list[dict], product: float) -> None:
-    print(f"\nmatrix product: {product:.2f} TFLOP/s")
-    head = (
-        "frames",
-        "cached",
-        "encode s",
-        "summarise s",
-        "first s",
-        "total s",
-        "decode tok/s",
-        "peak GiB",
-        "est. GiB",
-        "TFLOP/s",
-        "of product",
-    )
-    print(" | ".join(f"{name:>12}" for name in head))
-    for row in rows:
-        peak = "-" if row["peak_gib"] is None else f"{row['peak_gib']:.2f}"
-        cells = (
-            str(row["frames"]),
-            str(row["cached_positions"]),
-            f"{row['encode_s']:.3f}",
-            f"{row['summarise_s']:.3f}",
-            f"{row['first_token_s']:.3f}",
-            f"{row['total_s']:.3f}",
-            f"{row['decode_tokens_per_s']:.1f}",
-            peak,
-            f"{row['estimated_gib']:.2f}",
-            f"{row['tflops']:.2f}",
-            f"{100 * row['share_of_product']:.0f} %",
-        )
-        print(" | ".join(f"{cell:>12}" for cell in cells), flush=True)
+def against_peers(parts: dict) -> str:
+    """How many times faster and smaller than the uncompressed model, at the lengths that both have."""
+    lines = []
+    for peer in parts["peers"]["rows"]:
+        frames = peer["frames"]
+        read = next((row for row in parts["summarise"]["rows"] if row["frames"] == frames), None)
+        made = next((r for r in parts["decode"]["rows"] if r["frames"] == frames and r["questions"] == 1), None)
+        if read and made:
+            lines.append(
+                f"{frames} frames, uncompressed to ours: prefill {peer['prefill_s'] / read['summarise_s']:.2f} x the "
+                f"time, a new token {made['tokens_per_s'] / peer['tokens_per_s']:.2f} x"
+            )
+            if peer["peak_gib"] and read["peak_gib"]:
+                lines[-1] += f", memory {peer['peak_gib'] / read['peak_gib']:.2f} x"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -88,9 +88,12 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
         # right, it takes grouped heads as they are, and cuDNN, which the function would pick for one query, makes a new
         # plan for every length of the cache (4 ms a layer and token).
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, True, scale=scaling)[0]
-    if mask is None and num_queries > 1 and num_keys > num_queries:
-        if query.device.type == "cpu" and not needs_grad:
+    if mask is None and query.device.type == "cpu" and not needs_grad:
+        if num_queries == 1:
+            return _part(query, key, value, False, scaling)[0]
+        if num_keys > num_queries:
             return _sdpa_in_two(query, key, value, scaling)
+    if mask is None and num_queries > 1 and num_keys > num_queries:
         mask = lower_right_causal(num_queries, num_keys, query.device)
     return F.scaled_dot_product_attention(
         query,
@@ -136,7 +139,7 @@ def attend_shared(
 ) -> Tensor:
     """Attention to a prefix that all rows share and to each row's own keys, which end with this step's.
 
-    The prefix is read once for all rows: their queries are as many queries of one row to it.
+    The prefix is read once for all rows and for all heads of a group: their queries are as many queries of one head.
 
     Args:
         query: [B, N, T, D]. shared: keys and values [1, G, M, D], seen by every query. key, value: [B, G, t + T, D].
@@ -146,10 +149,10 @@ def attend_shared(
         [B, N, T, D].
     """
     rows, heads, steps, dim = query.shape
-    together = query.transpose(0, 1).reshape(1, heads, rows * steps, dim)
-    output, lse = _part(together, *shared, False, scaling)
-    output = output.view(heads, rows, steps, dim).transpose(0, 1)
-    lse = lse.view(heads, rows, steps).transpose(0, 1)
+    grouped = query.unflatten(1, (shared[0].shape[1], -1)).transpose(0, 1)  # [G, B, N / G, T, D]
+    output, lse = _part(grouped.reshape(1, len(grouped), -1, dim), *shared, False, scaling)
+    output = output.view(grouped.shape).transpose(0, 1).reshape(query.shape)
+    lse = lse.view(grouped.shape[:-1]).transpose(0, 1).reshape(rows, heads, steps)
     own_mask = None if mask is None else mask[..., -key.shape[2] :]
     return _merge(output, lse, *_part(query, key, value, steps > 1, scaling, own_mask))
 
@@ -167,6 +170,11 @@ def _part(
     if mask is None and causal and query.shape[2] < key.shape[2]:
         mask = lower_right_causal(query.shape[2], key.shape[2], query.device)
     groups = query.shape[1] // key.shape[1]
+    if query.device.type == "cpu" and mask is None and not causal and groups > 1:
+        # Without a mask the queries of a group's heads are as many queries of one head: no key need be repeated.
+        together = query.unflatten(1, (-1, groups)).flatten(2, 3)
+        output, lse = _part(together, key, value, False, scaling)
+        return output.reshape(query.shape), lse.reshape(query.shape[:-1])
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     if query.device.type == "cpu":
         if mask is not None:

@@ -123,7 +123,7 @@ def stored(path: Path | None, config: Path) -> dict:
         known = {"config": found["config"], "parts": dict(found["parts"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no file of benchmarks ({error!r}); name another --output") from error
-    if known["config"] != report["config"]:
+    if Path(known["config"]).resolve() != config.resolve():
         raise DataError(f"{path} holds results of {known['config']}, not of {config}; name another --output")
     return known
 
@@ -148,11 +148,14 @@ def against_peers(parts: dict) -> str:
     lines = []
     for peer in parts["peers"]["rows"]:
         frames = peer["frames"]
-        read = next((row for row in parts["summarise"]["rows"] if row["frames"] == frames), None)
+        read = next(
+            (r for r in parts["summarise"]["rows"] if (r["frames"], r["ratio"]) == (frames, peer["ratio"])), None
+        )
         made = next((r for r in parts["decode"]["rows"] if r["frames"] == frames and r["questions"] == 1), None)
-        if read and made:
+        if read and made and len({parts[name]["device"] for name in ("peers", "summarise", "decode")}) == 1:
+            ours = read["summarise_s"] + read["first_token_s"]
             lines.append(
-                f"{frames} frames, uncompressed to ours: prefill {peer['prefill_s'] / read['summarise_s']:.2f} x the "
+                f"{frames} frames, uncompressed to ours: prefill {peer['prefill_s'] / ours:.2f} x the "
                 f"time, a new token {made['tokens_per_s'] / peer['tokens_per_s']:.2f} x"
             )
             if peer["peak_gib"] and read["peak_gib"]:

@@ -15,7 +15,8 @@ echo "== lint" >&2
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
 echo "== tests" >&2
-.venv/bin/python -m pytest --durations 5
+# Two files at a time, each on one core: half of the tests wait for processes that import torch.
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 5
 
 # lmms-eval, and what needs torchvision, torchcodec or an older PyAV: OpenCLIP towers, the other decoders, and the model
 # once more.

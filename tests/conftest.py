@@ -24,7 +24,8 @@ GOLDEN = Path(os.environ.get("VIDEOXL_GOLDEN", ROOT.parent / "shared" / "golden"
 TINY = ROOT / "assets" / "tiny-random"
 SAMPLE = ROOT / "assets" / "sample.mp4"
 
-torch.set_num_threads(2)
+# With several test processes each has one core.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 
 def call(main: Callable, *arguments) -> subprocess.CompletedProcess:
-    """A program's `main` on a command line. Whatever it changes for its own process is put back."""
+    """A program's `main` on a command line; warnings and transformers' logging are put back as they were."""
     given, verbosity, bars = sys.argv, logging.get_verbosity(), logging.is_progress_bar_enabled()
     output, errors = io.StringIO(), io.StringIO()
     sys.argv = [main.__module__, *map(str, arguments)]

@@ -45,6 +45,8 @@ def test_every_part_measures_and_is_merged_into_one_file(config, tmp_path):
     assert [(row["frames"], row["ratio"]) for row in parts["scaling"]["rows"]][:2] == [(4, 8), (12, 8)]
     assert all(row["whole_s"] > 0 for row in parts["pipeline"]["rows"])
     assert [row["tokens"] for row in parts["peers"]["rows"]] == [4 * 144 + 56, 12 * 144 + 56]
+    assert all(row["prefill_s"] > 0 and row["tokens_per_s"] > 0 for row in parts["peers"]["rows"])
+    assert all(row["tokens_per_s"] > 0 for row in parts["decode"]["rows"])
 
 
 def test_results_of_another_configuration_and_other_files_are_left_alone(config, tmp_path):

@@ -100,8 +100,10 @@ def estimate(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloa
     )
 
 
-def reading_bytes(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloat16") -> tuple[int, int]:
-    """Bytes of (cache, work) while a video is read; the weights come on top. Raises as `estimate` does."""
+def reading_bytes(
+    config: VideoXLConfig, frames: int, ratio: int, dtype: str = "bfloat16", rows: int = 1
+) -> tuple[int, int]:
+    """Bytes of (cache, work) while `rows` videos are read at once; the weights come on top. Raises as `estimate`."""
     size = BYTES[dtype]
     vision = _clip_tower(config)
     patches = (vision.image_size // vision.patch_size) ** 2
@@ -110,7 +112,7 @@ def reading_bytes(config: VideoXLConfig, frames: int, ratio: int, dtype: str = "
     position = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * size
     chunk = min(frames, frames_at_once(torch.device("cuda"), vision.hidden_size))
     # Behind the summary stand a window's scratch and spare room: measured, about two windows.
-    return (cached + 2 * config.beacon_window) * position, _work(config, vision, chunk, patches + 1, size)
+    return rows * (cached + 2 * config.beacon_window) * position, _work(config, vision, chunk, patches + 1, size, rows)
 
 
 def _clip_tower(config: VideoXLConfig):
@@ -144,14 +146,17 @@ def count_parameters(config: VideoXLConfig) -> tuple[int, int]:
     return sum(number for _, number in seen.values()) - tower, tower
 
 
-def _work(config: VideoXLConfig, vision, chunk: int, sequence: int, size: int) -> int:
-    """Largest sum of activations alive at once: a chunk in the tower's or the projector's MLP, or a window's MLP."""
-    rows = chunk * sequence
-    in_tower = rows * (2 * vision.hidden_size + 2 * vision.intermediate_size) * size
-    in_projector = rows * (vision.hidden_size + 3 * config.hidden_size) * size
-    window = config.beacon_window * 2  # ratio 1 is the worst; others take less
+def _work(config: VideoXLConfig, vision, chunk: int, sequence: int, size: int, rows: int) -> int:
+    """Largest sum of activations alive at once: a chunk in the tower's or the projector's MLP, or a window's MLP.
+
+    Videos of a batch go through the tower one after the other, and through the decoder together.
+    """
+    patches = chunk * sequence
+    in_tower = patches * (2 * vision.hidden_size + 2 * vision.intermediate_size) * size
+    in_projector = patches * (vision.hidden_size + 3 * config.hidden_size) * size
+    window = rows * config.beacon_window * 2  # ratio 1 is the worst; others take less
     in_window = window * (3 * config.hidden_size + 3 * config.intermediate_size) * size
-    features = 2 * config.beacon_window * config.hidden_size * size
-    logits = config.vocab_size * 4 * 4
+    features = rows * 2 * config.beacon_window * config.hidden_size * size
+    logits = rows * config.vocab_size * 4 * 4
     pixels = chunk * 3 * vision.image_size**2 * 4 * 3
     return max(in_tower + pixels, in_projector, in_window + features) + logits

@@ -6,21 +6,30 @@ import torch
 
 from videoxl.errors import ConfigError, MemoryLimitError
 from videoxl.estimate import BYTES, GIB, SLACK, reading_bytes
+from videoxl.model.cache import SummaryCache
 
 SUGGESTED_RATIOS = (2, 4, 8, 16, 32)
 
 
 def check_fits(
-    model, frames: int, ratio: int | None = None, free: int | None = None, held: int = 0, rows: int = 1
+    model,
+    frames: int,
+    ratio: int,
+    held: int = 0,
+    cache: SummaryCache | None = None,
+    rows: int = 1,
+    may_choose: bool = True,
+    free: int | None = None,
 ) -> None:
     """Refuse a video that would run out of memory half-way.
 
     Args:
         model: on one device; a model spread over several, on the CPU, or with a tower of unknown cost is not checked.
-        ratio: None: the smallest one that the configuration draws.
-        free: bytes to be had; None: what the model's GPU has left, PyTorch's own reserve included.
-        held: frames of the video that are in memory already, at the same ratio.
+        ratio: the smallest one that a window may take; 0, which keeps everything, is not checked.
+        held: frames of the video that were read before, into `cache`.
         rows: videos of a batch.
+        may_choose: whether another ratio can be advised (where nothing is held).
+        free: bytes to be had; None: what the model's GPU has left, PyTorch's own reserve included.
 
     Raises:
         MemoryLimitError: names what is needed and what is free, and the frames and the ratio that would fit.
@@ -32,16 +41,12 @@ def check_fits(
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = torch.cuda.mem_get_info(device)[0] + reserve
     config, dtype = model.config, str(model.model.vision_tower.dtype).removeprefix("torch.")
-    ratios = [ratio] if ratio is not None else config.active_ratios
-    if dtype not in BYTES or not all(ratios):  # without compression everything is kept, and nothing is planned
+    if dtype not in BYTES or not ratio:
         return
-    ratio = min(ratios)
 
     def needed(frames: int, ratio: int) -> int:
-        cache, work = reading_bytes(config, held + frames, ratio, dtype)
-        if held:
-            cache -= reading_bytes(config, held, ratio, dtype)[0]
-        return int((cache * rows + work) * SLACK)
+        kept, work = reading_bytes(config, held + frames, ratio, dtype, rows)
+        return int(((growth(cache, kept) if held else kept) + work) * SLACK)
 
     try:
         wanted = needed(frames, ratio)
@@ -50,15 +55,23 @@ def check_fits(
     if wanted <= free:
         return
     most = _largest(lambda number: needed(number, ratio) <= free, frames)
-    higher = [] if held else [each for each in SUGGESTED_RATIOS if each > ratio and needed(frames, each) <= free]
+    higher = [each for each in SUGGESTED_RATIOS if each > ratio and needed(frames, each) <= free]
     ways = [f"{most:,} frames"] if most else []
-    ways += [f"ratio {higher[0]}"] if higher else []
+    ways += [f"ratio {higher[0]}"] if higher and may_choose and not held else []
     advice = f"{' or '.join(ways)} would fit" if ways else "not even one frame would fit: free the GPU, or take another"
     what = f"{rows} videos of {frames:,} frames" if rows > 1 else f"{frames:,} {'more ' if held else ''}frames"
     raise MemoryLimitError(
         f"{what} at ratio {ratio} need {wanted / GIB:.1f} GiB beside the weights, and {free / GIB:.1f} GiB "
         f"are free on {device}; {advice}"
     )
+
+
+def growth(cache: SummaryCache, wanted: int) -> int:
+    """Bytes that a cache needs beside its own to hold `wanted`: storage grows by moving, a layer at a time."""
+    have = cache.allocated_bytes
+    if cache.is_shared:  # what the other holders keep is not given back
+        return wanted + wanted // 8
+    return 0 if wanted <= have else wanted + wanted // 8 - have + have // len(cache.layers)
 
 
 def _largest(fits, limit: int) -> int:

@@ -50,7 +50,7 @@ def test_a_video_that_fits_only_without_the_held_memories_is_read_and_one_that_d
     asker = make(1.0)
     room = {"videos": 1}
 
-    def check(model, frames, ratio, held):
+    def check(model, frames, ratio, held, cache):
         assert (frames, ratio, held) == (4, 8, 0)
         if len(asker._memories) >= room["videos"]:
             raise MemoryLimitError("too large")

@@ -283,7 +283,7 @@ def test_columns_are_shared_by_their_work():
 
 
 def test_two_processes_share_the_columns(whole, tmp_path):
-    done = run(tmp_path, launch=("-m", "torch.distributed.run", "--nproc_per_node", "2"))
+    done = run(tmp_path, launch=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert responses(tmp_path / BUNDLE.name) == responses(whole[0])
     assert done.stdout.count("(30 answers)") == 1

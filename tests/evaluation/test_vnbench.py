@@ -235,7 +235,7 @@ def test_a_killed_run_goes_on_to_the_same_file(bench, whole, tmp_path):
 
 
 def test_two_processes_write_the_same_file(bench, whole, tmp_path):
-    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = run(*arguments(bench, tmp_path / "vnbench.jsonl"), launch=launch)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "vnbench.jsonl").read_bytes() == whole[0].read_bytes()
@@ -260,7 +260,7 @@ def test_a_first_start_that_failed_leaves_the_name_free(bench, tmp_path):
     entries = json.loads((bench / "annotations.json").read_text())[:4]
     (tmp_path / "annotations.json").write_text(json.dumps(entries))
     few = ("--annotations", tmp_path / "annotations.json", *arguments(bench, output)[2:])
-    done = run(*few, launch=("-m", "torch.distributed.run", "--nproc_per_node", "2"))
+    done = run(*few, launch=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(read_rows(output)) == 4 and list(tmp_path.glob("*.part*")) == []
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import prompt_for, random_pixels, with_regions
 
-from videoxl.model.attention_backends import attend_shared, build_mask
+from videoxl.model.attention_backends import _part_in_float32, attend_shared, build_mask
 from videoxl.model.cache import SummaryCache
 from videoxl.model.shared_prefix import SharedPrefixLayer, repeat_rows
 
@@ -59,6 +59,21 @@ def test_what_a_prefix_takes_does_not_grow_with_the_rows():
     assert copied.layers[0].keys.shape == (16, 2, 903, 8) and copied.shared_prefix(0) is None
 
 
+def test_rows_of_unequal_length_keep_their_precision_in_16_bits():
+    """A GPU's way for them, here on the CPU: keys with a large bias in common, as Qwen2's have."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 4, 3, 128), torch.randn(2, 4, 9, 128), torch.randn(2, 4, 9, 128))
+    bias = torch.randn(128) * 8
+    query, key = query + bias / 4, key + bias
+    query, key, value = (x.bfloat16() for x in (query, key, value))
+    mask = build_mask("sdpa", 3, 9, torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1], [1] * 9]), query)
+    output, lse = _part_in_float32(query, key, value, mask, 128**-0.5)
+    scores = (query.double() @ key.double().transpose(2, 3) * 128**-0.5).masked_fill(~mask, float("-inf"))
+    assert scores[mask.expand_as(scores)].abs().max() > 100
+    torch.testing.assert_close(lse.double(), scores.logsumexp(-1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(output.double(), scores.softmax(-1) @ value.double(), atol=2e-2, rtol=1e-2)
+
+
 def test_rows_are_chosen_and_forks_grow_apart():
     cache = SummaryCache(1)
     cache.update(torch.zeros(1, 2, 5, 4), torch.zeros(1, 2, 5, 4), 0)
@@ -72,6 +87,39 @@ def test_rows_are_chosen_and_forks_grow_apart():
     assert other.get_query_offset() == 6 and other.layers[0].keys[:, 0, -1, 0].tolist() == [0, 1, 2]
     other.crop(-1)
     assert other.get_query_offset() == 5 and isinstance(other.layers[0], SharedPrefixLayer)
+
+
+def test_a_shared_cache_counts_is_cut_and_is_emptied_like_any_other():
+    cache = SummaryCache(1)
+    cache.update(torch.randn(1, 2, 50, 4), torch.randn(1, 2, 50, 4), 0)
+    repeat_rows(cache, 3, "sdpa")
+    step = torch.randn(3, 2, 3, 4)
+    cache.update(step, step, 0)
+    assert cache.num_bytes == 2 * 4 * (50 + 3 * 3) * 2 * 4 <= cache.allocated_bytes
+    room = cache.layers[0].own._storage.keys.shape[2]
+    cache.reorder_cache(torch.tensor([2, 0, 0]))
+    assert torch.equal(cache.layers[0].own.keys, step[[2, 0, 0]])
+    assert cache.layers[0].own._storage.keys.shape[2] == room  # not made anew for the next token
+    cache.crop(-5)  # into what the rows share
+    assert cache.get_query_offset() == 48 and cache.shared_prefix(0)[0].shape[2] == 48
+    assert cache.update(step, step, 0)[0].shape[2] == 3 and cache.get_query_offset() == 51
+    cache.reset()
+    assert cache.get_query_offset() == 0 and cache.shared_prefix(0) is None
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_gradients_and_other_back_ends_get_the_prefix_joined(tiny, backend):
+    _, model, _ = tiny
+    memory = model.summarize(random_pixels(12), prefix_ids=[1, 2])
+    shared, plain = memory.close_on_fork(2)[0], memory.close_on_fork()[0]
+    plain.batch_repeat_interleave(2)
+    model.set_attn_implementation(backend)
+    gradients = []
+    for cache in (shared, plain):
+        embeds = model.model.embed_tokens(torch.tensor([[3, 4], [5, 6]])).detach().requires_grad_()
+        model.model.text_step(embeds, cache).square().sum().backward()
+        gradients.append(embeds.grad)
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
 
 
 def test_unequal_questions_on_one_memory_get_the_answers_that_each_gets_alone(tiny):

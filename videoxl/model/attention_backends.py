@@ -41,8 +41,10 @@ def attend(
         [B, T, N, D], and the attention weights where the back end gives them (eager).
     """
     backend = module.config._attn_implementation
-    if shared is not None:
+    if shared is not None and backend == "sdpa" and not _needs_grad(query, key, value):
         return attend_shared(query, shared, key, value, mask, module.scaling).transpose(1, 2), None
+    if shared is not None:  # made for another back end, or no gradient would come through it
+        key, value = (torch.cat([x.expand(len(y), -1, -1, -1), y], 2) for x, y in zip(shared, (key, value)))
     if backend == "sdpa":
         output = _sdpa(query, key, value, mask, module.scaling, dropout)
         return output.transpose(1, 2), None
@@ -82,13 +84,12 @@ def lower_right_causal(num_queries: int, num_keys: int, device: torch.device) ->
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
     num_queries, num_keys = query.shape[2], key.shape[2]
-    needs_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     if mask is None and _has_flash(query):
         # The operator behind F.scaled_dot_product_attention, called by name: only here does `is_causal` mean the lower
         # right, it takes grouped heads as they are, and cuDNN, which the function would pick for one query, makes a new
         # plan for every length of the cache (4 ms a layer and token).
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, True, scale=scaling)[0]
-    if mask is None and query.device.type == "cpu" and not needs_grad:
+    if mask is None and query.device.type == "cpu" and not _needs_grad(query, key, value):
         if num_queries == 1:
             return _part(query, key, value, False, scaling)[0]
         if num_keys > num_queries:
@@ -105,6 +106,10 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _has_flash(query: Tensor) -> bool:
@@ -181,10 +186,17 @@ def _part(
             mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, float("-inf"))
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return flash(query, key, value, 0.0, causal and mask is None, attn_mask=mask, scale=scaling)
-    # Rows of unequal length on a GPU: short texts, and no kernel that takes a mask and gives the sum.
-    scores = (query @ key.transpose(2, 3)).float() * scaling
+    return _part_in_float32(query, key, value, mask, scaling)
+
+
+def _part_in_float32(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """`_part` step by step, for rows of unequal length on a GPU: no kernel there takes a mask and gives the sum.
+
+    Their texts are short. Scores in 16 bits would be off by whole units where keys have large biases, as Qwen2's do.
+    """
+    scores = query.float() @ key.float().transpose(2, 3) * scaling
     scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1).to(value.dtype) @ value, scores.logsumexp(-1)
+    return (scores.softmax(-1) @ value.float()).to(value.dtype), scores.logsumexp(-1)
 
 
 def _merge(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:

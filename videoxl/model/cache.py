@@ -113,6 +113,26 @@ class SummaryLayer(CacheLayerMixin):
         self._extent = self.length
         self.is_initialized = True
 
+    @property
+    def stored(self) -> list[Tensor]:
+        """What is stored, without room for more: keys and values, or nothing yet."""
+        return [] if self._storage is None else [self.keys, self.values]
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of the storage, room for more included."""
+        parts = [] if self._storage is None else (self._storage.keys, self._storage.values)
+        return sum(part.numel() * part.element_size() for part in parts)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other layers hold the same storage."""
+        return self._storage is not None and len(self._storage.holders) > 1
+
+    def reserve(self, positions: int) -> None:
+        """Have room for that many when storage is next made."""
+        self.reserved = max(self.reserved, positions)
+
     def fork(self) -> SummaryLayer:
         """Another layer with the same content; storage is shared until both write."""
         other = SummaryLayer(self.reserved)
@@ -170,9 +190,15 @@ class SummaryLayer(CacheLayerMixin):
             self.replace(self.keys.repeat_interleave(repeats, dim=0), self.values.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        if self.is_initialized:
-            indices = indices.to(self.keys.device)
-            self.replace(self.keys.index_select(0, indices), self.values.index_select(0, indices))
+        if not self.is_initialized:
+            return
+        indices = indices.to(self.keys.device)
+        chosen = self.keys.index_select(0, indices), self.values.index_select(0, indices)
+        if len(indices) != len(self.keys) or self.is_shared:
+            self.replace(*chosen)
+            return
+        self.keys.copy_(chosen[0])  # beams are reordered at every token: room for more is kept
+        self.values.copy_(chosen[1])
 
 
 def _resized(tensor: Tensor, length: int, capacity: int) -> Tensor:
@@ -255,24 +281,23 @@ class SummaryCache(Cache):
     def reserve(self, positions: int) -> None:
         """Allocate room for `positions` in all when storage is next needed, so that it need not grow step by step."""
         for layer in self.layers:
-            layer.reserved = max(layer.reserved, positions)
+            layer.reserve(positions)
 
     def shared_prefix(self, layer_idx: int) -> tuple[Tensor, Tensor] | None:
         """Keys and values [1, N, M, D] that `update` leaves out because all rows share them; None where they do not."""
         return getattr(self.layers[layer_idx], "shared", None)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether forks hold the same storage."""
+        return any(layer.is_shared for layer in self.layers)
+
+    @property
     def allocated_bytes(self) -> int:
         """Bytes of this cache's storage, room kept for more included; forks that share it each count it."""
-        held = [layer._storage for layer in self.layers if layer._storage is not None]
-        return sum(part.numel() * part.element_size() for each in held for part in (each.keys, each.values))
+        return sum(layer.allocated_bytes for layer in self.layers)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the stored positions (not of the room kept for more)."""
-        return sum(
-            tensor.numel() * tensor.element_size()
-            for layer in self.layers
-            if layer.is_initialized
-            for tensor in (layer.keys, layer.values)
-        )
+        return sum(part.numel() * part.element_size() for layer in self.layers for part in layer.stored)

@@ -96,14 +96,14 @@ class VideoXLGenerationMixin(GenerationMixin):
             lengths.insert(0, memory.num_visual_tokens)
         _check_skip(prompt, lengths, beacon_skip_first, beacon_skip_last)
 
+        total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
+        chooser = make_chooser(self.config, total)
         frames = sum(len(region.pixels[0]) for region in regions if region.modality == "video")
         if frames:
             from videoxl.fit import check_fits
 
-            check_fits(self, frames, None if memory is None else memory.ratio, rows=len(input_ids))
-
-        total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
-        chooser = make_chooser(self.config, total)
+            drawn = chooser if memory is None else memory.reader.planner.chooser
+            check_fits(self, frames, drawn.least(), rows=len(input_ids), may_choose=memory is None)
         if memory is not None:
             cache, chooser = memory.close_on_fork(len(input_ids))  # later regions draw on, as in one sequence
             rest = Prompt(prompt.texts[1:], prompt.suffixes)

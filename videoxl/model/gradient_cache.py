@@ -93,6 +93,11 @@ class GradientLayer(CacheLayerMixin):
     def values(self) -> Tensor | None:
         return torch.cat([value for _, value in self.pieces], dim=2) if self.pieces else None
 
+    @property
+    def stored(self) -> list[Tensor]:
+        """All keys and values, piece by piece."""
+        return [part for piece in self.pieces for part in piece]
+
     def get_seq_length(self) -> int:
         return sum(key.shape[2] for key, _ in self.pieces)
 

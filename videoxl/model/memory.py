@@ -71,11 +71,6 @@ class VideoMemory:
             raise MemoryFileError("the model of this memory is gone; load the memory's file with VideoMemory.load")
         return model
 
-    @property
-    def ratio(self) -> int:
-        """The smallest compression ratio that its windows may take."""
-        return min(self.reader.planner.chooser.ratios)
-
     @torch.no_grad()
     def extend(
         self, frames: Tensor | Iterable, progress: Progress | None = None, timer: StageTimer | None = None
@@ -90,7 +85,7 @@ class VideoMemory:
         self.check_whole()
         number = len(frames) if isinstance(frames, Tensor) else getattr(frames, "num_frames", None)
         if number:
-            check_fits(self.model, number, self.ratio, held=self.num_frames)
+            check_fits(self.model, number, self.reader.planner.chooser.least(), self.num_frames, self.cache)
         decoder, hidden = self.model.model, None
         stage = timer.stage if timer is not None else lambda name: nullcontext()
         chunks = _chunks(frames, decoder.vision_tower)

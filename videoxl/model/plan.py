@@ -116,6 +116,12 @@ class RatioChooser:
             raise PlanError(f"beacon_ratio_mix is {self.mix!r}; use one of {', '.join(RATIO_MIXES)}")
         return self._fixed
 
+    def least(self) -> int:
+        """The smallest ratio that a window from here on may take; 0 where one may keep everything."""
+        if self._fixed is None and self.mix in ("step-random", "sequence"):
+            return min(self.ratios)
+        return self.fork().next()  # one for the whole sequence
+
     def fork(self) -> RatioChooser:
         """A copy that draws the same ratios from here on, without moving this one."""
         return copy.deepcopy(self)

@@ -254,7 +254,7 @@ def check_finite(hidden: Tensor, cache: SummaryCache) -> None:
     if torch.isfinite(hidden[:, -1]).all():
         return
     for index, layer in enumerate(cache.layers):
-        if not (torch.isfinite(layer.keys).all() and torch.isfinite(layer.values).all()):
+        if not all(torch.isfinite(part).all() for part in layer.stored):
             where = f"the input of decoder layer {index}"
             break
     else:

@@ -40,13 +40,13 @@ class SharedPrefixLayer(CacheLayerMixin):
 
     def __init__(self, prefix: SummaryLayer, own: SummaryLayer | None = None):
         self.prefix = prefix
-        self.own = SummaryLayer(max(0, prefix.reserved - prefix.length)) if own is None else own
+        self.own = SummaryLayer() if own is None else own
         self.is_initialized = True
 
     @property
-    def shared(self) -> tuple[Tensor, Tensor]:
-        """Keys and values of the prefix, each [1, N, M, D]."""
-        return self.prefix.keys, self.prefix.values
+    def shared(self) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the prefix, each [1, N, M, D]; None where it was emptied."""
+        return (self.prefix.keys, self.prefix.values) if self.prefix.length else None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """As `SummaryLayer.update`, but returns each row's own keys and values [B, N, t + T, D] alone."""
@@ -60,11 +60,27 @@ class SharedPrefixLayer(CacheLayerMixin):
         """Another layer with the same content."""
         return SharedPrefixLayer(self.prefix.fork(), self.own.fork())
 
+    @property
+    def stored(self) -> list[Tensor]:
+        """What is stored: keys and values of the prefix, once, and of all rows."""
+        return [*self.prefix.stored, *self.own.stored]
+
+    @property
+    def allocated_bytes(self) -> int:
+        return self.prefix.allocated_bytes + self.own.allocated_bytes
+
+    @property
+    def is_shared(self) -> bool:
+        return self.prefix.is_shared or self.own.is_shared
+
+    def reserve(self, positions: int) -> None:
+        self.own.reserve(max(0, positions - self.prefix.length))
+
     # -- transformers' cache protocol ----------------------------------------------------------------------------
 
     @property
     def keys(self) -> Tensor:
-        """[B, N, M + t, D], put together for whoever asks."""
+        """[B, N, M + t, D], put together for whoever asks; [1, N, M, D] before the rows have anything of their own."""
         return self._joined(self.prefix.keys, self.own.keys)
 
     @property
@@ -91,9 +107,13 @@ class SharedPrefixLayer(CacheLayerMixin):
         return -1
 
     def crop(self, tokens_to_remove: int) -> None:
-        self.own.crop(tokens_to_remove)
+        beyond = max(0, abs(tokens_to_remove) - self.own.length)
+        self.own.crop(abs(tokens_to_remove) - beyond)
+        if beyond:
+            self.prefix.crop(beyond)
 
     def reset(self) -> None:
+        self.prefix.reset()
         self.own.reset()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

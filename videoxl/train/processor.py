@@ -34,7 +34,7 @@ def read_processor(path: Path = CPUINFO) -> dict | None:
         return None
     try:
         lines = path.read_text().split("\n\n")[0].splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     if "flags" not in fields:

@@ -61,6 +61,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--needle_qa_path", type=Path, default=DATA / "qa" / "qa.json")
     parser.add_argument("--needle_dir", type=Path, default=DATA / "needles")
     parser.add_argument("--needles_at_once", type=int, default=1, help="several in one video, one of them asked for")
+    parser.add_argument(
+        "--batch_size", type=int, default=1, help="videos read side by side: quicker for small models, more memory"
+    )
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--backend", default="pyav", help="pyav, decord or torchcodec")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds without a frame that end the run")
@@ -83,6 +86,8 @@ def run(given: argparse.Namespace) -> None:
     needles = load_needles(given.needle_qa_path, given.needle_dir)
     if not 1 <= given.needles_at_once <= len(needles):
         raise ArgumentError(f"--needles_at_once is {given.needles_at_once}; there are {len(needles)} needles")
+    if given.batch_size < 1:
+        raise ArgumentError(f"--batch_size is {given.batch_size}; it must be at least 1")
     if given.haystack_path is not None:
         haystack = FileHaystack(given.haystack_path, given.backend, given.timeout)
     else:
@@ -115,7 +120,7 @@ def run(given: argparse.Namespace) -> None:
     mine = processes.share(columns, [length * len(open_depths[length]) for length in columns])
     total = sum(len(open_depths[length]) for length in mine) * len(needles)
     if total:
-        runner = ColumnRunner(asker, haystack, needles, given.needles_at_once, given.max_new_tokens)
+        runner = ColumnRunner(asker, haystack, needles, given.needles_at_once, given.max_new_tokens, given.batch_size)
         with tqdm(total=total, desc="needles", unit="answer", disable=None if processes.rank == 0 else True) as bar:
             for length in mine:
                 for cell, result in runner.run(length, open_depths[length], bar.update):

@@ -45,11 +45,21 @@ def place(num_frames: int, depth: int, needles: int, at_once: int) -> list[Placi
     return placings
 
 
+def rest(placing: Placing, read: int, haystack: int) -> list[int]:
+    """Numbers of the frames of a placing behind its first `read` ones; needles stand behind the `haystack` frames."""
+    numbers = []
+    for index, needle in placing.inserts:
+        numbers += [*range(read, index), haystack + needle]
+        read = index
+    return [*numbers, *range(read, haystack)]
+
+
 class ColumnRunner:
     """Runs cells of one length.
 
     Args:
         at_once: needles in the video; one of them is asked for.
+        batch: videos behind the common beginning that are read side by side.
     """
 
     def __init__(
@@ -59,15 +69,16 @@ class ColumnRunner:
         needles: Sequence[Needle],
         at_once: int = 1,
         max_new_tokens: int = 64,
+        batch: int = 1,
     ):
         self.asker, self.haystack, self.needles = asker, haystack, needles
-        self.at_once, self.max_new_tokens = at_once, max_new_tokens
-        self.needle_tokens = [self._tokens(needle.pixels(asker.image_processor)) for needle in needles]
+        self.at_once, self.max_new_tokens, self.batch = at_once, max_new_tokens, batch
+        self.needle_tokens = torch.cat([self._tokens(needle.pixels(asker.image_processor)) for needle in needles])
 
     def run(self, length: int, depths: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[Cell, dict]]:
         """Results of the cells of a column, shallow ones first. `advance` is called after each answer."""
         chunks = self.haystack.chunks(length, self.asker.image_processor, self.asker.model.model.vision_tower.device)
-        frames = torch.cat([self._tokens(chunk) for chunk in chunks])
+        frames = torch.cat([*(self._tokens(chunk) for chunk in chunks), self.needle_tokens])
         base = self._start()
         for depth in sorted(depths):
             started = time.perf_counter()
@@ -75,29 +86,31 @@ class ColumnRunner:
             common = min(placing.inserts[0][0] for placing in placings)
             if common < base.num_frames:  # other needles stand further up than in the depth before
                 base = self._start()
-            self._read(base, frames[base.num_frames : common])
+            self._read(base, frames, [range(base.num_frames, common)])
             responses = []
-            for placing in placings:
-                responses.append(self._answer(base.fork(), frames, placing))
-                advance(1)
+            for first in range(0, len(placings), self.batch):
+                for response in self._answers(base, frames, placings[first : first + self.batch]):
+                    responses.append(response)
+                    advance(1)
             yield Cell(length, depth), self._result(length, depth, responses, time.perf_counter() - started)
 
-    def _answer(self, memory: VideoMemory, frames: Tensor, placing: Placing) -> str:
-        read = memory.num_frames
-        for index, number in placing.inserts:
-            self._read(memory, frames[read:index])
-            self._read(memory, self.needle_tokens[number])
-            read = index
-        self._read(memory, frames[read:])
-        return self.asker.ask_memory(memory, self.needles[placing.asked].behind, max_new_tokens=self.max_new_tokens)
+    def _answers(self, base: VideoMemory, frames: Tensor, placings: Sequence[Placing]) -> Iterator[str]:
+        """What is said about the videos of some placings, read behind `base` side by side."""
+        haystack = len(frames) - len(self.needle_tokens)
+        memory = base.fork(len(placings))
+        self._read(memory, frames, [rest(placing, base.num_frames, haystack) for placing in placings])
+        for number, placing in enumerate(placings):
+            behind = self.needles[placing.asked].behind
+            yield self.asker.ask_memory(memory.row(number), behind, max_new_tokens=self.max_new_tokens)
 
     def _start(self) -> VideoMemory:
         return VideoMemory.start(self.asker.model, self.asker.ids(BEFORE), self.asker.reading.ratio)
 
-    def _read(self, memory: VideoMemory, tokens: Tensor) -> None:
-        for part in tokens.split(FRAMES_AT_ONCE):
-            if len(part):
-                memory.extend_tokens(part.to(self.asker.model.model.input_device))
+    def _read(self, memory: VideoMemory, frames: Tensor, wanted: Sequence[Sequence[int]]) -> None:
+        """Have each row of a memory read its frames; `wanted` are their numbers in `frames`, [rows, F]."""
+        for part in torch.tensor([list(row) for row in wanted]).split(FRAMES_AT_ONCE, dim=1):
+            if part.shape[1]:
+                memory.extend_tokens(frames[part].to(self.asker.model.model.input_device))
 
     @torch.inference_mode()
     def _tokens(self, frames: Tensor) -> Tensor:

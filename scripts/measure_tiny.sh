@@ -26,7 +26,7 @@ done
 longest=${lengths##* }
 for ratio in 2 4 8 16; do
     "$python" -m NIAH.run --model_path "$model" --model_name videoxl-tiny --result_dir "$results/niah-r$ratio" \
-        --ratio "$ratio" --context_lengths_max $((longest < 2048 ? longest : 2048))
+        --ratio "$ratio" --context_lengths_max $((longest < 2048 ? longest : 2048)) --batch_size 5
 done
 if "$python" -c 'import av' 2>/dev/null; then
     world=$(mktemp -d)

@@ -156,9 +156,9 @@ def asker():
     return load_asker(BUNDLE, Reading(FrameChoice(1), 8), 0.0, "cpu")
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("at_once, batch", [(1, 1), (3, 2)])
 @pytest.mark.parametrize("from_file", [False, True])
-def test_a_column_gives_what_whole_prompts_give(asker, tmp_path, at_once, from_file):
+def test_a_column_gives_what_whole_prompts_give(asker, tmp_path, at_once, batch, from_file):
     """Forks at the needle against one `generate` a needle over all frames."""
     length, depths = 23, [0, 50, 100]
     needles = load_needles(DATA / "qa" / "qa.json", DATA / "needles")[:3]
@@ -171,7 +171,7 @@ def test_a_column_gives_what_whole_prompts_give(asker, tmp_path, at_once, from_f
     else:
         haystack = GeneratedHaystack(3, 60)
         frames = torch.cat(list(haystack.chunks(length, processor)))
-    runner = ColumnRunner(asker, haystack, needles, at_once, max_new_tokens=6)
+    runner = ColumnRunner(asker, haystack, needles, at_once, max_new_tokens=6, batch=batch)
     answered = []
     cells = list(runner.run(length, depths, answered.append))
     assert [cell for cell, _ in cells] == [Cell(length, depth) for depth in depths] and len(answered) == 9
@@ -303,6 +303,7 @@ def test_results_of_another_run_are_neither_counted_nor_replaced(whole):
         (("--needle_dir", "/nowhere"), "needle pictures are not in"),
         (("--haystack_path", "/nowhere/film.mp4"), "no such haystack"),
         (("--needles_at_once", "6"), "there are 5 needles"),
+        (("--batch_size", "0"), "must be at least 1"),
         (("--context_lengths", "101"), "--haystack_seconds"),
         (("--haystack_seed", "-1"), "seeds count from 0"),
         (("--model_name", "a/b"), "leave slashes out"),

@@ -230,6 +230,38 @@ except MemoryFileError as error:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_videos_that_begin_alike_are_read_side_by_side(tiny, tmp_path):
+    tokenizer, model, _ = tiny
+    model.config.beacon_ratio = [4]
+    before, ids = prompt_for(tokenizer)
+    begin, *ends = (frame_tokens(model, random_pixels(number, seed)) for number, seed in ((13, 0), (19, 1), (19, 2)))
+    memory = model.summarize(random_pixels(13, 0), prefix_ids=before)
+    rows = memory.fork(2)
+    for part in torch.stack(ends).split(7, dim=1):
+        rows.extend_tokens(part)
+    assert rows.num_frames == 32 and memory.num_frames == 13
+    for number, end in enumerate(ends):
+        alone = memory.fork()
+        alone.extend_tokens(end)
+        one = rows.row(number)
+        assert one.num_pending == alone.num_pending > 0
+        torch.testing.assert_close(one.cache.layers[-1].keys, alone.cache.layers[-1].keys, atol=1e-4, rtol=1e-4)
+        assert model.generate(ids, memory=one, **NEW).tolist() == model.generate(ids, memory=alone, **NEW).tolist()
+        one.save(tmp_path / f"{number}.safetensors")
+        loaded = VideoMemory.load(tmp_path / f"{number}.safetensors", model)
+        for each in (one, loaded, alone):  # they go on by themselves
+            each.extend_tokens(begin)
+        assert loaded.info() == one.info() and one.num_visual_tokens == alone.num_visual_tokens
+        assert model.generate(ids, memory=loaded, **NEW).tolist() == model.generate(ids, memory=alone, **NEW).tolist()
+    for wrong in (lambda: rows.extend_tokens(begin), lambda: rows.fork(2), lambda: rows.extend(random_pixels(1))):
+        with pytest.raises(BatchError):
+            wrong()
+    with pytest.raises(BatchError, match="taken out with row"):
+        rows.save("nowhere")
+    with pytest.raises(BatchError, match=r"out with row\(\)"):
+        model.generate(ids, memory=rows, **NEW)
+
+
 def test_a_fork_grows_apart_and_tokens_made_before_give_what_frames_give(tiny):
     tokenizer, model, _ = tiny
     model.config.beacon_ratio = [8]

@@ -89,12 +89,11 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
         # right, it takes grouped heads as they are, and cuDNN, which the function would pick for one query, makes a new
         # plan for every length of the cache (4 ms a layer and token).
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, True, scale=scaling)[0]
-    if mask is None and query.device.type == "cpu" and not _needs_grad(query, key, value):
-        if num_queries == 1:
-            return _part(query, key, value, False, scaling)[0]
-        if num_keys > num_queries:
-            return _sdpa_in_two(query, key, value, scaling)
-    if mask is None and num_queries > 1 and num_keys > num_queries:
+    lower_right = num_queries > 1 and num_keys > num_queries
+    by_parts = query.device.type == "cpu" and not _needs_grad(query, key, value)
+    if mask is None and by_parts and (lower_right or num_queries == 1):
+        return _part(query, key, value, lower_right, scaling)[0]
+    if mask is None and lower_right:
         mask = lower_right_causal(num_queries, num_keys, query.device)
     return F.scaled_dot_product_attention(
         query,
@@ -124,16 +123,6 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def _sdpa_in_two(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Attend to the cache without a mask and to the step causally, then merge.
-
-    On the CPU a lower-right mask would be materialised (T x K) and the fused kernel lost; this needs neither.
-    """
-    past = key.shape[2] - query.shape[2]
-    stored = _part(query, key[:, :, :past], value[:, :, :past], False, scaling)
-    return _merge(*stored, *_part(query, key[:, :, past:], value[:, :, past:], True, scaling))
-
-
 def can_share_prefix(backend: str, keys: Tensor) -> bool:
     """Whether `attend_shared` has kernels for keys like these."""
     return backend == "sdpa" and (keys.device.type == "cpu" or _has_flash(keys))
@@ -159,7 +148,7 @@ def attend_shared(
     output = output.view(grouped.shape).transpose(0, 1).reshape(query.shape)
     lse = lse.view(grouped.shape[:-1]).transpose(0, 1).reshape(rows, heads, steps)
     own_mask = None if mask is None else mask[..., -key.shape[2] :]
-    return _merge(output, lse, *_part(query, key, value, steps > 1, scaling, own_mask))
+    return _merge(output, lse, *_part(query, key, value, steps > 1, scaling, own_mask))[0]
 
 
 def _part(
@@ -172,8 +161,11 @@ def _part(
     """
     if mask is None and _has_flash(query):
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)[:2]
-    if mask is None and causal and query.shape[2] < key.shape[2]:
-        mask = lower_right_causal(query.shape[2], key.shape[2], query.device)
+    past = key.shape[2] - query.shape[2]
+    if mask is None and causal and past > 0:
+        # Without a mask to what is behind, causally to the step: a mask of T x K would cost memory and the fast kernel.
+        stored = _part(query, key[:, :, :past], value[:, :, :past], False, scaling)
+        return _merge(*stored, *_part(query, key[:, :, past:], value[:, :, past:], True, scaling))
     groups = query.shape[1] // key.shape[1]
     if query.device.type == "cpu" and mask is None and not causal and groups > 1:
         # Without a mask the queries of a group's heads are as many queries of one head: no key need be repeated.
@@ -199,7 +191,7 @@ def _part_in_float32(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sc
     return (scores.softmax(-1) @ value.float()).to(value.dtype), scores.logsumexp(-1)
 
 
-def _merge(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
-    """Attention to two sets of keys at once, from attention to each."""
+def _merge(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to two sets of keys at once, from attention to each; as `_part` returns it."""
     share = torch.sigmoid(other_lse - lse).unsqueeze(-1)  # weight of the other in the joint softmax
-    return torch.lerp(output.float(), other.float(), share).to(output.dtype)
+    return torch.lerp(output.float(), other.float(), share).to(output.dtype), torch.logaddexp(lse, other_lse)

@@ -1,6 +1,6 @@
 """Video memory: a video read once, asked any number of times, extended, saved and loaded.
 
-Shape letters: F frames, M stored positions, b beacons, N key/value heads, D head dimension, H hidden size.
+Shape letters: R rows, F frames, M stored positions, b beacons, N key/value heads, D head dimension, H hidden size.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class VideoMemory:
         prefix_ids: ids of the text before the video.
         timestamps: seconds of each frame, NaN where unknown. indices: number of each frame in its file, -1 if unknown.
         source: what is known of the file (`path`, `fps`), empty for bare tensors.
+        rows: videos that are read side by side, equally long; 1 but for what `fork(rows)` makes.
     """
 
     def __init__(self, model, cache: SummaryCache, reader: RegionReader, prefix_ids: list[int]):
@@ -47,6 +48,7 @@ class VideoMemory:
         self.timestamps: list[float] = []
         self.indices: list[int] = []
         self.source: dict[str, str | float] = {}
+        self.rows = 1
         self._fingerprint: dict[str, str] | None = None
         self._torn = False
 
@@ -83,6 +85,8 @@ class VideoMemory:
         from videoxl.fit import check_fits
 
         self.check_whole()
+        if self.rows > 1:
+            raise BatchError(f"this memory has {self.rows} videos; extend them together with extend_tokens")
         number = len(frames) if isinstance(frames, Tensor) else getattr(frames, "num_frames", None)
         if number:
             check_fits(self.model, number, self.reader.planner.chooser.least(), self.num_frames, self.cache)
@@ -97,7 +101,7 @@ class VideoMemory:
             with stage("encode"):
                 tokens = frame_tokens(self.model, pixels)
             with stage("summarise"):
-                hidden = self._read(tokens, timestamps, indices, hidden)
+                hidden = self._read(tokens.unsqueeze(0), timestamps, indices, hidden)
             if progress is not None:
                 progress(len(timestamps))
         if hidden is not None:
@@ -106,28 +110,68 @@ class VideoMemory:
 
     @torch.no_grad()
     def extend_tokens(self, tokens: Tensor, timestamps: Sequence[float] | None = None) -> None:
-        """Read frames whose visual tokens were made before (`frame_tokens`), [F, t, H]; times in seconds, if known."""
+        """Read frames whose visual tokens were made before (`frame_tokens`); times in seconds, if known.
+
+        Args:
+            tokens: [F, t, H], or [R, F, t, H] for several rows.
+
+        Raises:
+            BatchError: other numbers of rows, or of timestamps.
+        """
         self.check_whole()
-        times = [float("nan")] * len(tokens) if timestamps is None else list(timestamps)
-        if len(times) != len(tokens):
-            raise BatchError(f"{len(times)} timestamps were given for {len(tokens)} frames")
-        hidden = self._read(tokens, times, [-1] * len(tokens), None)
+        tokens = tokens if tokens.dim() == 4 else tokens.unsqueeze(0)
+        if len(tokens) != self.rows:
+            raise BatchError(f"tokens of {len(tokens)} video(s) were given to a memory of {self.rows}")
+        number = tokens.shape[1]
+        times = [float("nan")] * number if timestamps is None else list(timestamps)
+        if len(times) != number:
+            raise BatchError(f"{len(times)} timestamps were given for {number} frames")
+        hidden = self._read(tokens, times, [-1] * number, None)
         if hidden is not None:
             check_finite(hidden, self.cache)
 
-    def fork(self) -> VideoMemory:
-        """Another memory of the same frames that grows independently; storage is shared until both write."""
+    def fork(self, rows: int = 1) -> VideoMemory:
+        """Another memory of the same frames that grows independently; storage is shared until both write.
+
+        Args:
+            rows: that many videos that begin alike and go on with different frames, equally many (`extend_tokens`);
+                what they have in common stays stored once. `row` takes one of them out, to be asked.
+
+        Raises:
+            BatchError: rows of a memory that has several.
+        """
+        self.check_whole()
+        if rows != 1 and self.rows != 1:
+            raise BatchError(f"a memory of {self.rows} videos cannot be forked into rows; take one out with row()")
+        cache = self.cache.fork()
+        reader = self.reader.fork(cache)
+        if rows > 1:
+            repeat_rows(cache, rows, self.model.config._attn_implementation)
+            if reader.pending is not None:
+                reader.pending = reader.pending.expand(rows, -1, -1)
+        return self._like(cache, reader, max(rows, self.rows))
+
+    def row(self, index: int) -> VideoMemory:
+        """One video of several, as a memory of its own."""
         self.check_whole()
         cache = self.cache.fork()
-        other = VideoMemory(self.model, cache, self.reader.fork(cache), self.prefix_ids)
+        reader = self.reader.fork(cache)
+        if self.rows > 1:
+            cache.batch_select_indices(torch.tensor([range(self.rows)[index]]))
+            if reader.pending is not None:
+                reader.pending = reader.pending[index].unsqueeze(0)
+        return self._like(cache, reader, 1)
+
+    def _like(self, cache: SummaryCache, reader: RegionReader, rows: int) -> VideoMemory:
+        other = VideoMemory(self.model, cache, reader, self.prefix_ids)
         other.timestamps, other.indices = list(self.timestamps), list(self.indices)
-        other.source, other._fingerprint = dict(self.source), self._fingerprint
+        other.source, other._fingerprint, other.rows = dict(self.source), self._fingerprint, rows
         return other
 
     def _read(self, tokens: Tensor, timestamps: list[float], indices: list[int], hidden: Tensor | None):
-        """Hand [F, t, H] visual tokens to the reader; returns the last window's hidden states, or `hidden`."""
+        """Hand [R, F, t, H] visual tokens to the reader; returns the last window's hidden states, or `hidden`."""
         self._torn = True  # until plan, cache and timeline agree again
-        for hidden in self.reader.push(tokens.flatten(0, 1).unsqueeze(0)):
+        for hidden in self.reader.push(tokens.flatten(1, 2)):
             pass
         self.timestamps += timestamps
         self.indices += indices
@@ -158,6 +202,8 @@ class VideoMemory:
         This memory does not change.
         """
         self.check_whole()
+        if self.rows > 1:
+            raise BatchError(f"this memory has {self.rows} videos; take the one to be asked out with row()")
         cache = self.cache.fork()
         reader = self.reader.fork(cache)
         for hidden in reader.close():
@@ -237,6 +283,8 @@ class VideoMemory:
         from videoxl.model.memory_file import write_memory
 
         self.check_whole()
+        if self.rows > 1:
+            raise BatchError(f"this memory has {self.rows} videos; save them one by one, taken out with row()")
         write_memory(self, Path(path), overwrite)
 
     @classmethod

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import prompt_for, random_pixels, with_regions
+from conftest import ROOT, prompt_for, random_pixels, with_regions
 
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import BatchError
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.gradient_cache import GradientCache
-from videoxl.model.training import AT_LEAST, PassCounts, TrainingOptions
+from videoxl.model.training import AT_LEAST, PassCounts, TrainingOptions, windows_at_once
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_runs_every_layer_tw
     hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     assert_same(gradients(model, **arguments), plain)
     hook.remove()
-    assert len(calls) == 8  # prefix, two windows, suffix; each again on the way back
+    assert len(calls) == 6  # prefix, both windows, suffix; each again on the way back
 
 
 def test_checkpointing_keeps_less_for_the_way_back(sample):
@@ -99,7 +100,7 @@ def test_blank_passes_change_neither_loss_nor_gradients(sample):
 
     options = TrainingOptions(agree=agree)
     assert_same(gradients(model, **arguments, training_options=options), plain)
-    assert seen == [PassCounts(vision=1, decoder=4, head=1)]
+    assert seen == [PassCounts(vision=1, decoder=3, head=1)]
 
 
 def test_every_parameter_has_a_gradient_on_text_alone_when_others_have_videos(sample):
@@ -175,6 +176,51 @@ def test_whatever_a_prompt_looks_like_the_same_modules_are_called_in_the_same_or
         assert seen[name] == seen["text"], name
 
 
+@pytest.mark.parametrize(
+    ("ratios", "options"),
+    [
+        ([8], {}),
+        ([2, 4, 8, 0], {"position_gap_max": 500, "gap_seed": 3}),
+        ([7], {}),
+        ([8], {"bptt_windows": 2, "evidence": [[(0, 2)]]}),
+        ([4], {"questions_per_video": 2}),
+    ],
+)
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.filterwarnings("ignore::videoxl.errors.UnsummarisedTokensWarning")
+def test_windows_read_together_give_what_they_give_one_by_one(tiny, monkeypatch, ratios, options, backend):
+    _, model, _ = tiny
+    model.train().set_attn_implementation(backend)
+    model.config.beacon_ratio = ratios
+    ids = with_regions([5, 6], [7, 8], [9, 10, 11]).repeat(2, 1)
+    videos = [random_pixels(number, seed) for seed, number in enumerate((33, 12, 33, 12))]
+    videos = videos[: 4 // options.get("questions_per_video", 1)]
+    arguments = {"input_ids": ids, "labels": ids.clone(), "images": videos, "modalities": ["video"]}
+    if "evidence" in options:
+        options = options | {"evidence": [*options["evidence"], []]}
+    arguments["training_options"] = TrainingOptions(**options)
+    calls = []
+    model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    found = []
+    for at_once in (1, 2, 100):
+        monkeypatch.setattr("videoxl.model.training.windows_at_once", lambda *_, at_once=at_once: at_once)
+        calls.clear()
+        output = model(**arguments)
+        found.append((*gradients(model, **arguments), output.window_ratios, len(calls) // 2))
+    for other in found[1:]:
+        assert_same(other, found[0])
+        assert other[2] == found[0][2]
+    calls = [each[3] for each in found]  # three texts, four and two windows
+    assert calls[0] == 3 + 4 + 2 and calls[0] > calls[1] >= calls[2] and (0 in ratios or calls[2] <= 3 + 2 * 2)
+
+
+def test_as_many_windows_are_read_together_as_memory_is_meant_for(tiny):
+    _, model, _ = tiny
+    config = VideoXLConfig.from_pretrained(ROOT / "configs" / "qwen2-7b.json")
+    assert windows_at_once(config, 1) == 17 and windows_at_once(config, 100) == 1
+    assert windows_at_once(model.config, 8) > 100
+
+
 def test_truncation_stops_gradients_at_the_windows_that_are_named(sample):
     model, arguments = sample
     arguments["images"] = [random_pixels(32)]  # four windows, the last of two frames
@@ -186,10 +232,10 @@ def test_truncation_stops_gradients_at_the_windows_that_are_named(sample):
 
     model.model.layers[0].register_forward_pre_hook(watch, with_kwargs=True)
     full = gradients(model, **arguments)
-    assert touched == [True] * 4
+    assert touched == [True]  # all four at once
     touched.clear()
     cut = gradients(model, **arguments, training_options=TrainingOptions(bptt_windows=1))
-    assert touched == [False, False, False, True]
+    assert touched == [False, True]
     assert cut[0] == pytest.approx(full[0], abs=1e-6)  # the same reading
     touched.clear()
     evidence = [[(1500, 1502)]]

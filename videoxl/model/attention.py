@@ -34,12 +34,14 @@ class WindowLayout:
         order: [T] int64, grouped row that stands at each place of the sequence.
         places: [T] int64, place in the sequence of each grouped row (the inverse of `order`).
         memory_rope: cosine and signed sine [1, b, D] of the positions the beacons take in the cache.
+        parts: for several windows, the positions of each in the sequence, and how many of them are beacons.
     """
 
     num_tokens: int
     order: Tensor | None = None
     places: Tensor | None = None
     memory_rope: tuple[Tensor, Tensor] | None = None
+    parts: tuple[tuple[int, int], ...] = ()
 
     @property
     def is_text(self) -> bool:
@@ -50,7 +52,7 @@ class WindowLayout:
         order, places, cos, sin = (
             x.to(device, non_blocking=non_blocking) for x in (self.order, self.places, *self.memory_rope)
         )
-        return WindowLayout(self.num_tokens, order, places, (cos, sin))
+        return WindowLayout(self.num_tokens, order, places, (cos, sin), self.parts)
 
 
 def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: WindowLayout | None) -> Tensor:
@@ -86,24 +88,37 @@ class BeaconAttention(Qwen2Attention):
         Args:
             hidden_states: [B, T, H], grouped where `window` is given.
             position_embeddings: cosine and signed sine [B or 1, T, D], in the same order as the rows.
-            attention_mask: what `build_mask` made for the back end, or None for plain causal.
+            attention_mask: what `build_mask` made for the back end, or None for plain causal; one for each window where
+                `window` has several parts.
             past_key_values: the cache, advanced by this call only for text (a window is compacted by the runner).
             window: the layout of a window, None for text.
         """
         query, key, value, beacons = self.rotated_heads(hidden_states, position_embeddings, window)
+        dropout = self.attention_dropout if self.training else 0.0
         shared = None
+        if window is not None and window.parts:
+            sizes = [rows for rows, _ in window.parts]
+            seen = past_key_values.update_windows(key, value, beacons, window.parts)
+            outputs = [
+                attend(self, part, *pair, mask, dropout, **kwargs)
+                for part, pair, mask in zip(query.split(sizes, dim=2), seen, attention_mask)
+            ]
+            output = torch.cat([output for output, _ in outputs], dim=1)
+            return self._leave(output, window), outputs[-1][1]
         if past_key_values is not None:
             staged = {} if beacons is None else {"beacons": beacons}
             key, value = past_key_values.update(key, value, self.layer_idx, **staged)
             if isinstance(past_key_values, SummaryCache):
                 shared = past_key_values.shared_prefix(self.layer_idx)
-
-        dropout = self.attention_dropout if self.training else 0.0
         output, weights = attend(self, query, key, value, attention_mask, dropout, shared, **kwargs)
-        output = output.reshape(*hidden_states.shape[:-1], -1)
+        return self._leave(output, window), weights
+
+    def _leave(self, output: Tensor, window: WindowLayout | None) -> Tensor:
+        """Attention's output [B, T, N, D] in the order of the sequence -> [B, T, H] in that of the rows."""
+        output = output.flatten(2)
         if window is not None and not window.is_text:
             output = output.index_select(1, window.places)
-        return project(output, self.o_proj, self.beacon_o_proj, window), weights
+        return project(output, self.o_proj, self.beacon_o_proj, window)
 
     def rotated_heads(
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], window: WindowLayout | None = None

@@ -231,14 +231,14 @@ class SummaryCache(Cache):
         self.has_padding = False
         self._compacted_length = 0
 
-    def compact(self, num_tokens: int, ratio: int) -> None:
-        """Close a window of `num_tokens` visual tokens: of its positions only the staged beacons stay."""
+    def compact(self, num_tokens: int, *ratios: int) -> None:
+        """Close windows of `num_tokens` visual tokens in all: of their positions only the staged beacons stay."""
         before = self.get_query_offset()
         for layer in self.layers:
             layer.compact()
         self._compacted_length = self.get_query_offset()
         self.dropped += num_tokens - (self._compacted_length - before)
-        self.window_ratios.append(ratio)
+        self.window_ratios += ratios
 
     def restore(self, logical_length: int, window_ratios: list[int]) -> None:
         """Set the counters of a cache whose layers were filled from a file."""

@@ -5,8 +5,10 @@ Shape letters: B batch, t tokens of a step without beacons, b beacons, H hidden 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -25,6 +27,7 @@ from videoxl.model.configuration import VideoXLConfig, check_config
 from videoxl.model.gradient_cache import GradientCache
 from videoxl.model.plan import WindowStep
 from videoxl.model.projector import build_projector
+from videoxl.model.transfer import send
 from videoxl.model.vision_tower import build_vision_tower
 
 
@@ -111,28 +114,70 @@ class VideoXLModel(Qwen2Model):
         Returns:
             Hidden states [B, t, H] of the visual tokens, after the final norm.
         """
+        if isinstance(cache, GradientCache):
+            return self.windows_step(visual, cache, [step], [cache.position_gap])
         if step.ratio == 0:
             hidden = self.text_step(visual, cache)
             cache.window_ratios.append(0)
             return hidden
         batch, num_tokens, _ = visual.shape
-        beacon = cache.beacon if isinstance(cache, GradientCache) else None
-        beacon = self.embed_beacon() if beacon is None else beacon
-        beacons = beacon.to(visual.dtype).expand(batch, step.num_beacons, -1)
+        beacons = self.embed_beacon().to(visual.dtype).expand(batch, step.num_beacons, -1)
         grouped = torch.cat([visual, beacons.to(visual.device)], dim=1)
-        order, places = _window_indices(num_tokens, step.ratio, step.carry, grouped.device)
+        order, places, _ = _window_indices(((num_tokens, step.ratio, step.carry),), grouped.device)
         stored, first = cache.get_query_offset(), cache.next_position
         in_memory = first + torch.arange(step.num_beacons, device=grouped.device).unsqueeze(0)
         positions = (first + places).unsqueeze(0)
-        # One call for both kinds of positions: a window must call the same modules as text (see `GradientCache`).
-        tables = self.rotary_emb(grouped, torch.cat([positions, in_memory], dim=1))
-        rope, memory_rope = zip(*(table.split([len(places), step.num_beacons], dim=1) for table in tables))
+        memory_rope = self.rotary_emb(grouped, in_memory)
         window = WindowLayout(num_tokens, order, places, memory_rope)
         mask = build_mask(self.config._attn_implementation, len(places), stored + len(places), None, grouped)
-        extra = {"rope": rope} if isinstance(cache, GradientCache) else {}
-        hidden = self._run(grouped, positions, cache, mask, window=window, **extra).last_hidden_state
+        hidden = self._run(grouped, positions, cache, mask, window=window).last_hidden_state
         cache.compact(num_tokens, step.ratio)
         return hidden[:, :num_tokens]
+
+    def windows_step(
+        self, visual: Tensor, cache: GradientCache, steps: Sequence[WindowStep], gaps: Sequence[int]
+    ) -> Tensor:
+        """Read several windows at once, layer by layer: what `window_step` gives one after the other.
+
+        In a layer a window needs the beacons that earlier windows have left in that layer, and nothing else of them. So
+        all windows go through a layer's projections and MLP together, and only attention takes them one by one.
+
+        Args:
+            visual: [B, t, H], the projected visual tokens of all `steps`; only a single one may have ratio 0.
+            gaps: RoPE positions left out before each window, counted from the start of the sequence.
+
+        Returns:
+            Hidden states [B, t, H] of the visual tokens.
+        """
+        if steps[0].ratio == 0:
+            hidden = self.text_step(visual, cache)
+            cache.window_ratios.append(0)
+            return hidden
+        beacon = self.embed_beacon() if cache.beacon is None else cache.beacon
+        kept = [step.num_beacons for step in steps]
+        beacons = beacon.to(visual.dtype).expand(len(visual), sum(kept), -1)
+        grouped = torch.cat([visual, beacons.to(visual.device)], dim=1)
+        device, stored = grouped.device, cache.get_query_offset()
+        order, places, owners = _window_indices(
+            tuple((step.num_tokens, step.ratio, step.carry) for step in steps), device
+        )
+        before = np.cumsum([0, *(step.num_tokens for step in steps[:-1])])
+        offsets = send(torch.from_numpy(stored + np.array([np.array(gaps) - before, gaps])), device)
+        in_memory = torch.arange(sum(kept), device=device) + offsets[1][owners[visual.shape[1] :]]
+        positions = places + offsets[0][owners]
+        # One call for both kinds of positions: a window must call the same modules as text (see `GradientCache`).
+        tables = self.rotary_emb(grouped, torch.cat([positions, in_memory]).unsqueeze(0))
+        rope, memory_rope = zip(*(table.split([len(places), sum(kept)], dim=1) for table in tables))
+        parts = tuple((step.num_tokens + number, number) for step, number in zip(steps, kept))
+        window = WindowLayout(visual.shape[1], order, places, memory_rope, parts)
+        lengths = np.cumsum([stored, *kept[:-1]]).tolist()
+        masks = tuple(
+            build_mask(self.config._attn_implementation, rows, length + rows, None, grouped)
+            for (rows, _), length in zip(parts, lengths)
+        )
+        hidden = self._run_with_gradients(grouped, positions.unsqueeze(0), cache, masks, window, rope).last_hidden_state
+        cache.compact(visual.shape[1], *(step.ratio for step in steps))
+        return hidden[:, : visual.shape[1]]
 
     def _run(
         self, embeds: Tensor, position_ids: Tensor, cache: SummaryCache, mask: Tensor | None, **kwargs
@@ -154,7 +199,7 @@ class VideoXLModel(Qwen2Model):
         embeds: Tensor,
         position_ids: Tensor,
         cache: GradientCache,
-        mask: Tensor | None,
+        mask: Tensor | tuple[Tensor | None, ...] | None,
         window: WindowLayout | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
         **_,
@@ -180,9 +225,26 @@ class VideoXLModel(Qwen2Model):
 
 
 @lru_cache(maxsize=64)
-def _window_indices(num_tokens: int, ratio: int, carry: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`order` and `places` of a window's layout. Kept, since all full windows of a video share them."""
-    step = WindowStep(0, num_tokens, ratio, carry)
+def _window_indices(windows: tuple[tuple[int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """`order` and `places` of a layout of windows (tokens, ratio, carry), and which window each grouped row is of.
+
+    Kept, since all full windows of a video share them.
+    """
+    tokens, beacons, start = [], [], 0
+    for window in windows:
+        of_tokens, of_beacons = _window_places(*window)
+        tokens.append(of_tokens + start)
+        beacons.append(of_beacons + start)
+        start += len(of_tokens) + len(of_beacons)
+    places = np.concatenate([*tokens, *beacons])
+    owners = np.concatenate([np.full(len(part), i) for parts in (tokens, beacons) for i, part in enumerate(parts)])
     with torch.inference_mode(False):  # an inference tensor kept here could not be used in training
-        places = torch.tensor(step.token_places() + step.beacon_places(), device=device)
-        return places.argsort(), places
+        found = (torch.from_numpy(each) for each in (places.argsort(), places, owners))
+        return tuple(send(each, device) for each in found)
+
+
+@lru_cache(maxsize=256)
+def _window_places(num_tokens: int, ratio: int, carry: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of visual tokens and of beacons in one window's interleaved sequence, int64."""
+    step = WindowStep(0, num_tokens, ratio, carry)
+    return np.array(step.token_places(), dtype=np.int64), np.array(step.beacon_places(), dtype=np.int64)

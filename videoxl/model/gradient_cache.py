@@ -9,6 +9,8 @@ Shape letters: B batch, N key/value heads, T tokens of this step, M positions st
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
@@ -31,12 +33,29 @@ class StepView:
         self.pieces = pieces
         self.made: Piece | None = None
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, beacons: Piece | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """As `SummaryLayer.update`: keys and values [B, N, M + T, D] that the step's queries may see."""
-        # A copy of a window's beacons: as a view they would keep the values of all its tokens.
-        self.made = (key_states, value_states) if beacons is None else (beacons[0], beacons[1].clone())
+    def update_windows(
+        self, key_states: Tensor, value_states: Tensor, beacons: Piece, parts: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each of several windows the keys and values [B, N, m + t, D] that its queries may see.
+
+        Args:
+            key_states, value_states: [B, N, T, D] of all windows, one behind the other.
+            beacons: keys (at their final positions) and values that all windows leave.
+            parts: positions of each window, and the beacons among them.
+        """
+        # A copy: as a view they would keep the values of all tokens of the windows.
+        self.made = beacons[0], beacons[1].clone()
+        memory = [torch.cat(kind, dim=2) for kind in zip(*self.pieces, self.made)]
+        seen = memory[0].shape[2] - beacons[0].shape[2]
+        start = 0
+        for rows, number in parts:
+            own = (states[:, :, start : start + rows] for states in (key_states, value_states))
+            yield tuple(torch.cat([kind[:, :, :seen], states], dim=2) for kind, states in zip(memory, own))
+            start, seen = start + rows, seen + number
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """As `SummaryLayer.update` for text: keys and values [B, N, M + T, D] that the step's queries may see."""
+        self.made = key_states, value_states
         if not self.pieces:
             return key_states, value_states
         keys = torch.cat([*(key for key, _ in self.pieces), key_states], dim=2)

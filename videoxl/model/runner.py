@@ -179,6 +179,16 @@ def _encode_together(
     return torch.cat([then(encode_frames(model, part)) for part in together.split(chunk_frames(model))])
 
 
+def warn_of_unsummarised(carry: int, length: int) -> None:
+    """`carry` tokens at the end of a region of `length` that no beacon follows."""
+    warnings.warn(
+        f"{carry} visual token(s) at the end of a region of {length} are not summarised: the compression ratio does "
+        "not divide the region",
+        UnsummarisedTokensWarning,
+        stacklevel=3,
+    )
+
+
 class RegionReader:
     """Reads one visual region window by window, however its tokens arrive.
 
@@ -210,12 +220,7 @@ class RegionReader:
             yield self._read(self.pending)
             self.pending = None
         if self.planner.carry:
-            warnings.warn(
-                f"{self.planner.carry} visual token(s) at the end of a region of {self.planner.position} are not "
-                "summarised: the compression ratio does not divide the region",
-                UnsummarisedTokensWarning,
-                stacklevel=2,
-            )
+            warn_of_unsummarised(self.planner.carry, self.planner.position)
 
     def fork(self, cache: SummaryCache) -> RegionReader:
         """A reader that goes on from here on another cache, without moving this one."""

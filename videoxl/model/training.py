@@ -1,4 +1,7 @@
-"""The loss of a batch of prompts, step by step over the windows, with gradients through the cache (DESIGN 2.10).
+"""The loss of a batch of prompts, with gradients through the cache (DESIGN 2.10).
+
+All windows of a video, or as many as `ELEMENTS_AT_ONCE` lets, go through a layer together (`windows_step`): so there is
+enough to do for a GPU at once, and wrappers that gather a layer's weights do so once for all of them.
 
 Several processes train one model, and each has another prompt: more windows, no video at all. Data-parallel wrappers
 need every process to run the same modules in the same order, or they wait for each other for ever. So before a batch is
@@ -11,7 +14,7 @@ Shape letters: B batch, L tokens of a prompt, t tokens of a step, H hidden size,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,17 +26,19 @@ from torch import Tensor
 
 from videoxl.constants import IGNORE_INDEX
 from videoxl.errors import BatchError
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import VideoXLModel
 from videoxl.model.gradient_cache import GradientCache
-from videoxl.model.plan import RatioChooser, WindowStep
+from videoxl.model.plan import RatioChooser, WindowStep, plan_region
 from videoxl.model.prompt import Prompt, pad_rows, shifted_labels
-from videoxl.model.runner import Region, RegionReader, encode_frames, iter_features
+from videoxl.model.runner import Region, encode_frames, iter_features, warn_of_unsummarised
 from videoxl.model.transfer import send
 
 if TYPE_CHECKING:
     from videoxl.model.modeling import LlavaQwenForCausalLM
 
 LOGITS_AT_ONCE = 1024 * 152_064  # made for the loss: 0.6 GB in fp32, 1024 rows of Qwen2's vocabulary
+ELEMENTS_AT_ONCE = 24_576 * 18_944  # of the MLP's middle in one layer: 17 windows of a 7B model, 0.9 GB in 16 bits
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,13 @@ def training_loss(
     context_targets, suffix_targets = [part[::times] for part in targets[:-1]], targets[-1]
     count = sum((part != IGNORE_INDEX).sum() for part in (*context_targets, suffix_targets))
 
-    mine = _count_passes(inner, shared, lengths, regions, int(count))
+    groups = _plan_groups(inner.config, chooser, lengths, len(shared[0]) if shared else 1, options)
+    mine = _count_passes(inner, shared, groups, regions, int(count))
     wanted = mine if options.agree is None else options.agree(mine).maximum(AT_LEAST)
-    features = None
+    # Vision first, in one go: the order is the same in every process then.
+    features = [torch.cat(list(iter_features(inner, region)), dim=1) for region in regions]
     blank = _Blanks(model)
-    if options.agree is not None:  # vision first, in one go, so that the order is the same in every process
-        features = [torch.cat(list(iter_features(inner, region)), dim=1) for region in regions]
+    if options.agree is not None:
         blank.encode(wanted.vision - mine.vision)
         for feature in features:
             blank.keep(feature[:, :1])  # else a region that no gradient reaches would not take part in the way back
@@ -133,10 +139,9 @@ def training_loss(
     cache.beacon = beacon
     gaps = _Gaps(options)
     rows = _LabelledRows(keep_all=together)
-    reader = _ContextReader(inner, cache, chooser, gaps, _flowing_windows(lengths, inner, options))
     read = 0
     joined = torch.cat(context_targets, dim=1) if context_targets else None
-    for hidden in reader.read(texts, regions, features):
+    for hidden in _read_context(inner, cache, texts, features, groups, gaps):
         rows.add(hidden, joined[:, read : read + hidden.shape[1]])
         read += hidden.shape[1]
     blank.read_windows(missing, beacon)
@@ -176,11 +181,10 @@ def _on_the_way_back(embeds: Tensor) -> Tensor:
 
 
 def _count_passes(
-    inner: VideoXLModel, texts: list[Tensor], lengths: list[int], regions: list[Region], labelled: int
+    inner: VideoXLModel, texts: list[Tensor], groups: list[list[WindowGroup]], regions: list[Region], labelled: int
 ) -> PassCounts:
     vision = sum(region.num_passes(inner) for region in regions)
-    windows = sum(math.ceil(length / inner.config.beacon_window) for length in lengths)
-    decoder = sum(text.shape[1] > 0 for text in texts) + windows + 1
+    decoder = sum(text.shape[1] > 0 for text in texts) + sum(map(len, groups)) + 1
     return PassCounts(vision, decoder, max(1, math.ceil(labelled / _head_rows(inner.config.vocab_size))))
 
 
@@ -189,17 +193,76 @@ def _head_rows(vocab_size: int) -> int:
     return max(1, LOGITS_AT_ONCE // vocab_size)
 
 
-def _flowing_windows(lengths: list[int], inner: VideoXLModel, options: TrainingOptions) -> list[set[int]] | None:
-    """For each region the windows through which gradients flow; None: all of them."""
+@dataclass(frozen=True)
+class WindowGroup:
+    """Windows of one region that are read together, with gradients or all without."""
+
+    steps: tuple[WindowStep, ...]
+    flows: bool
+
+
+def windows_at_once(config: VideoXLConfig, rows: int) -> int:
+    """Most windows of a group, for that many rows of a batch."""
+    return max(1, ELEMENTS_AT_ONCE // (rows * config.beacon_window * config.intermediate_size))
+
+
+def _plan_groups(
+    config: VideoXLConfig, chooser: RatioChooser, lengths: list[int], rows: int, options: TrainingOptions
+) -> list[list[WindowGroup]]:
+    """The windows of each region in the order of reading. A window that keeps everything is text: it goes alone."""
+    limit = windows_at_once(config, rows)
+    flowing = _flowing_windows(lengths, config.beacon_window, options)
+    planned = []
+    for region, length in enumerate(lengths):
+        steps, flows = list(plan_region(length, config.beacon_window, chooser)), flowing[region]
+        groups: list[WindowGroup] = []
+        for index, step in enumerate(steps):
+            last = groups[-1] if groups else None
+            joins = last is not None and len(last.steps) < limit and last.flows == (index in flows)
+            if joins and step.ratio and last.steps[-1].ratio:
+                groups[-1] = WindowGroup((*last.steps, step), last.flows)
+            else:
+                groups.append(WindowGroup((step,), index in flows))
+        if steps and steps[-1].carry_out:
+            warn_of_unsummarised(steps[-1].carry_out, length)
+        planned.append(groups)
+    return planned
+
+
+def _flowing_windows(lengths: list[int], window: int, options: TrainingOptions) -> list[set[int]]:
+    """For each region the windows through which gradients flow."""
     if options.bptt_windows is None:
-        return None
-    window = inner.config.beacon_window
+        return [set(range(math.ceil(length / window))) for length in lengths]
     places = [(region, index) for region, length in enumerate(lengths) for index in range(math.ceil(length / window))]
     flowing = set(places[max(0, len(places) - options.bptt_windows) :])
     for region, ranges in enumerate(options.evidence):
         for start, stop in ranges:
             flowing |= {(region, index) for index in range(start // window, math.ceil(stop / window))}
     return [{index for place, index in flowing if place == region} for region in range(len(lengths))]
+
+
+def _read_context(
+    inner: VideoXLModel,
+    cache: GradientCache,
+    texts: list[Tensor],
+    features: list[Tensor],
+    groups: list[list[WindowGroup]],
+    gaps: _Gaps,
+) -> Iterator[Tensor]:
+    """`read_context` for training, on embeddings and visual tokens [B, t, H] of each region, with gaps before windows.
+
+    Yields hidden states [B, t, H] of the expanded tokens, step by step.
+    """
+    for index, (text, tokens, of_region) in enumerate(zip(texts, features, groups)):
+        if text.shape[1]:
+            if index:
+                gaps.leave(cache)
+            yield inner.text_step(text, cache)
+        for group in of_region:
+            left_out = [gaps.leave(cache) for _ in group.steps]
+            with nullcontext() if group.flows else torch.no_grad():
+                part = tokens[:, group.steps[0].start : group.steps[-1].stop]
+                yield inner.windows_step(part, cache, group.steps, left_out)
 
 
 class _Gaps:
@@ -209,45 +272,11 @@ class _Gaps:
         self._largest = options.position_gap_max
         self._rng = np.random.default_rng(options.gap_seed)
 
-    def leave(self, cache: GradientCache) -> None:
+    def leave(self, cache: GradientCache) -> int:
+        """Leave some out now; returns all that were left out so far."""
         if self._largest:
             cache.position_gap += int(self._rng.integers(self._largest + 1))
-
-
-class _ContextReader:
-    """`read_context` for training: gaps before windows, and windows without gradients where they are cut off."""
-
-    def __init__(self, inner: VideoXLModel, cache: GradientCache, chooser, gaps: _Gaps, flowing: list[set[int]] | None):
-        self.inner = inner
-        self.cache = cache
-        self.chooser = chooser
-        self.gaps = gaps
-        self.flowing = flowing
-
-    def read(self, texts: list[Tensor], regions: list[Region], features: list[Tensor] | None):
-        """texts: embeddings [B, t, H]. Yields hidden states [B, t, H] of the expanded tokens, step by step."""
-        for index, (text, region) in enumerate(zip(texts, regions)):
-            if text.shape[1]:
-                if index:
-                    self.gaps.leave(self.cache)
-                yield self.inner.text_step(text, self.cache)
-            reader = _TrainingRegionReader(self, index)
-            for part in iter_features(self.inner, region) if features is None else [features[index]]:
-                yield from reader.push(part)
-            yield from reader.close()
-
-
-class _TrainingRegionReader(RegionReader):
-    def __init__(self, context: _ContextReader, region: int):
-        super().__init__(context.inner, context.cache, context.chooser)
-        self._gaps = context.gaps
-        self._flowing = None if context.flowing is None else context.flowing[region]
-
-    def _read(self, tokens: Tensor) -> Tensor:
-        self._gaps.leave(self.cache)
-        flows = self._flowing is None or len(self.steps) in self._flowing
-        with nullcontext() if flows else torch.no_grad():
-            return super()._read(tokens)
+        return cache.position_gap
 
 
 class _LabelledRows:

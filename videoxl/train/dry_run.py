@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from videoxl.model.training import windows_at_once
 from videoxl.train.adapters import base_of
 from videoxl.train.arguments import TrainingArguments, compute_dtype
 from videoxl.train.dataset import VideoXLDataset
@@ -50,14 +51,15 @@ def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: Trainin
     visual = max((plan.num_visual for plan in dataset.plans), default=0)
     smallest = min(config.active_ratios)
     rows = longest + (visual // smallest if smallest else 0)
-    window_rows = min(rows, config.beacon_window * 2)
+    batch = training.per_device_train_batch_size
+    window = config.beacon_window + (config.beacon_window // smallest if smallest else 0)
+    window_rows = min(rows, windows_at_once(config, batch) * window)
     kv = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     per_row = config.num_hidden_layers * config.hidden_size
     work = window_rows * (6 * config.hidden_size + 4 * config.intermediate_size)
     if not training.checkpoint_windows:
         per_row += config.num_hidden_layers * (5 * config.hidden_size + 3 * config.intermediate_size)
     logits = 3 * 4 * config.vocab_size * min(1024, max((plan.suffix for plan in dataset.plans), default=0))
-    batch = training.per_device_train_batch_size
     kept = config.num_hidden_layers * kv * (longest - visual + (visual // smallest if smallest else visual))
     activations = batch * (rows * per_row + kept + 2 * visual * config.hidden_size + work) * size + batch * logits
     # Without DeepSpeed weights that learn are float32, and autocast keeps them in 16 bits for a pass as well.

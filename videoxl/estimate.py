@@ -14,7 +14,7 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.plan import RatioChooser, plan_region
 from videoxl.model.pooling import visual_length
-from videoxl.model.runner import frames_at_once
+from videoxl.model.runner import frames_at_once, windows_at_once
 from videoxl.model.vision_tower import OPEN_CLIP_PREFIX, resolve_vision_config
 
 GIB = 1 << 30
@@ -112,7 +112,7 @@ def reading_bytes(
     position = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * size
     chunk = min(frames, frames_at_once(torch.device("cuda"), vision.hidden_size))
     # Behind the summary stand a window's scratch and spare room: measured, about two windows.
-    return rows * (cached + 2 * config.beacon_window) * position, _work(config, vision, chunk, patches + 1, size, rows)
+    return rows * (cached + 2 * config.beacon_window) * position, _work(config, vision, chunk, ratio, size, rows)
 
 
 def _clip_tower(config: VideoXLConfig):
@@ -146,15 +146,18 @@ def count_parameters(config: VideoXLConfig) -> tuple[int, int]:
     return sum(number for _, number in seen.values()) - tower, tower
 
 
-def _work(config: VideoXLConfig, vision, chunk: int, sequence: int, size: int, rows: int) -> int:
-    """Largest sum of activations alive at once: a chunk in the tower's or the projector's MLP, or a window's MLP.
+def _work(config: VideoXLConfig, vision, chunk: int, ratio: int, size: int, rows: int) -> int:
+    """Largest sum of activations alive at once: a chunk in the tower's or the projector's MLP, or its windows' MLP.
 
     Videos of a batch go through the tower one after the other, and through the decoder together.
     """
-    patches = chunk * sequence
+    of_frame = (vision.image_size // vision.patch_size) ** 2
+    patches = chunk * (of_frame + 1)
     in_tower = patches * (2 * vision.hidden_size + 2 * vision.intermediate_size) * size
     in_projector = patches * (vision.hidden_size + 3 * config.hidden_size) * size
-    window = rows * config.beacon_window * 2  # ratio 1 is the worst; others take less
+    filled = (visual_length(chunk, of_frame, "video", config) + config.beacon_window - 1) // config.beacon_window
+    together = max(1, min(filled, windows_at_once(config, rows)))
+    window = rows * together * (config.beacon_window + (config.beacon_window // ratio if ratio else 0))
     in_window = window * (3 * config.hidden_size + 3 * config.intermediate_size) * size
     features = rows * 2 * config.beacon_window * config.hidden_size * size
     logits = rows * config.vocab_size * 4 * 4

@@ -9,38 +9,45 @@ import torch
 
 from videoxl.errors import PlanError
 from videoxl.model.cache import SummaryCache
+from videoxl.model.plan import WindowStep
 
 
-def fill(cache: SummaryCache, tokens: int, value: float, beacons: int | None = None):
-    """One step of keys and values filled with `value`; a window leaves `beacons` positions of value + 0.5."""
-    seen = None
+def fill(cache: SummaryCache, tokens: int, value: float, beacons: int | None = None, windows: int = 1):
+    """Keys and values filled with `value`; each of `windows` leaves `beacons` positions of value + 0.5.
+
+    Returns what the queries of the last window, or of the text, saw.
+    """
+    seen = []
     for index in range(len(cache.layers)):
-        step = torch.full((1, 2, tokens, 4), value)
-        staged = None
-        if beacons is not None:
-            staged = (torch.full((1, 2, beacons, 4), value + 0.5),) * 2
-        seen, _ = cache.update(step, step, index, **({"beacons": staged} if staged else {}))
-    seen = seen.clone()  # a view: compaction writes over the window
+        step = torch.full((1, 2, windows * tokens, 4), value)
+        if beacons is None:
+            seen = [cache.update(step, step, index)[0]]
+            continue
+        left = torch.full((1, 2, windows * beacons, 4), value + 0.5)
+        parts = [(tokens, beacons)] * windows
+        # Views: the next window is written over them.
+        seen = [keys.clone() for keys, _ in cache.update_windows(step, step, index, (left, left), parts)]
     if beacons is not None:
-        cache.compact(tokens, tokens // beacons)
-    return seen
+        cache.close_windows([WindowStep(0, tokens - beacons, (tokens - beacons) // beacons, 0)] * windows)
+    return seen[-1]
 
 
 def content(cache: SummaryCache) -> list[float]:
     return cache.layers[0].keys[0, 0, :, 0].tolist()
 
 
-def test_a_window_sees_cache_and_itself_and_leaves_its_beacons():
+@pytest.mark.parametrize("windows", [1, 3])
+def test_a_window_sees_cache_and_itself_and_leaves_its_beacons(windows):
     cache = SummaryCache(2)
     fill(cache, 3, 1.0)
-    seen = fill(cache, 8, 2.0, beacons=2)
-    assert seen[0, 0, :, 0].tolist() == [1.0] * 3 + [2.0] * 8
-    assert content(cache) == [1.0] * 3 + [2.5] * 2
+    seen = fill(cache, 10, 2.0, beacons=2, windows=windows)
+    assert seen[0, 0, :, 0].tolist() == [1.0] * 3 + [2.5] * 2 * (windows - 1) + [2.0] * 10
+    assert content(cache) == [1.0] * 3 + [2.5] * 2 * windows
     fill(cache, 1, 3.0)
-    assert content(cache) == [1.0] * 3 + [2.5] * 2 + [3.0]
-    assert (cache.get_query_offset(), cache.get_seq_length()) == (6, 12)
-    assert cache.window_ratios == [4]
-    assert cache.num_bytes == 2 * 2 * 2 * 6 * 4 * 4
+    assert content(cache) == [1.0] * 3 + [2.5] * 2 * windows + [3.0]
+    assert (cache.get_query_offset(), cache.get_seq_length()) == (4 + 2 * windows, 4 + 8 * windows)
+    assert cache.window_ratios == [4] * windows
+    assert cache.num_bytes == 2 * 2 * 2 * (4 + 2 * windows) * 4 * 4
 
 
 def test_forks_grow_apart_in_any_order():
@@ -99,7 +106,7 @@ def test_growth_keeps_content_and_reserve_avoids_it():
 
 def test_crop_removes_text_and_never_a_window():
     cache = SummaryCache(1)
-    fill(cache, 8, 1.0, beacons=4)
+    fill(cache, 12, 1.0, beacons=4)
     fill(cache, 3, 2.0)
     cache.crop(-2)
     assert content(cache) == [1.5] * 4 + [2.0]

@@ -10,7 +10,9 @@ from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import BatchError
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.gradient_cache import GradientCache
-from videoxl.model.training import AT_LEAST, PassCounts, TrainingOptions, windows_at_once
+from videoxl.model.plan import WindowStep
+from videoxl.model.runner import windows_at_once
+from videoxl.model.training import AT_LEAST, TRAINED_AT_ONCE, PassCounts, TrainingOptions
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_gradients_flow_from_later_steps_into_earlier_ones():
     cache = GradientCache(1)
     beacons = torch.ones(1, 2, 1, 4, requires_grad=True)
     cache.layers[0].stage((beacons * 2, beacons * 3))
-    cache.compact(3, 3)
+    cache.close_windows([WindowStep(0, 3, 3, 0)])
     late = torch.ones(1, 2, 1, 4)
     keys, values = cache.update(late, late, 0)
     (keys.sum() + values.sum()).backward()
@@ -217,8 +219,8 @@ def test_windows_read_together_give_what_they_give_one_by_one(tiny, monkeypatch,
 def test_as_many_windows_are_read_together_as_memory_is_meant_for(tiny):
     _, model, _ = tiny
     config = VideoXLConfig.from_pretrained(ROOT / "configs" / "qwen2-7b.json")
-    assert windows_at_once(config, 1) == 17 and windows_at_once(config, 100) == 1
-    assert windows_at_once(model.config, 8) > 100
+    assert windows_at_once(config, 1, TRAINED_AT_ONCE) == 17 and windows_at_once(config, 100, TRAINED_AT_ONCE) == 1
+    assert windows_at_once(config, 1) == 4 and windows_at_once(model.config, 8) > 10
 
 
 def test_truncation_stops_gradients_at_the_windows_that_are_named(sample):

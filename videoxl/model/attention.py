@@ -24,7 +24,7 @@ from videoxl.model.gradient_cache import Piece, StepView
 
 @dataclass
 class WindowLayout:
-    """How the rows of a window's grouped hidden states map to its interleaved sequence.
+    """How the rows of the grouped hidden states of windows map to their interleaved sequences, one behind the other.
 
     Text may have a layout too, `WindowLayout(num_tokens)`: its step then calls beacons' modules on no rows, so that
     all steps call the same modules, which wrappers that gather parameters need.
@@ -34,7 +34,7 @@ class WindowLayout:
         order: [T] int64, grouped row that stands at each place of the sequence.
         places: [T] int64, place in the sequence of each grouped row (the inverse of `order`).
         memory_rope: cosine and signed sine [1, b, D] of the positions the beacons take in the cache.
-        parts: for several windows, the positions of each in the sequence, and how many of them are beacons.
+        parts: positions of each window in the sequence, and how many of them are beacons.
     """
 
     num_tokens: int
@@ -88,28 +88,27 @@ class BeaconAttention(Qwen2Attention):
         Args:
             hidden_states: [B, T, H], grouped where `window` is given.
             position_embeddings: cosine and signed sine [B or 1, T, D], in the same order as the rows.
-            attention_mask: what `build_mask` made for the back end, or None for plain causal; one for each window where
-                `window` has several parts.
-            past_key_values: the cache, advanced by this call only for text (a window is compacted by the runner).
-            window: the layout of a window, None for text.
+            attention_mask: what `build_mask` made for the back end, or None for plain causal; one for each window.
+            past_key_values: the cache, advanced by this call.
+            window: the layout of windows, None for text.
         """
         query, key, value, beacons = self.rotated_heads(hidden_states, position_embeddings, window)
         dropout = self.attention_dropout if self.training else 0.0
         shared = None
-        if window is not None and window.parts:
-            sizes = [rows for rows, _ in window.parts]
-            seen = past_key_values.update_windows(key, value, beacons, window.parts)
+        if isinstance(past_key_values, SummaryCache):
+            shared = past_key_values.shared_prefix(self.layer_idx)
+        if beacons is not None:
+            # The cache comes first: it is iterated to its end, where it puts the last window's beacons in place.
+            seen = past_key_values.update_windows(key, value, self.layer_idx, beacons, window.parts)
+            queries = query.split([rows for rows, _ in window.parts], dim=2)
             outputs = [
-                attend(self, part, *pair, mask, dropout, **kwargs)
-                for part, pair, mask in zip(query.split(sizes, dim=2), seen, attention_mask)
+                attend(self, part, *pair, mask, dropout, shared, **kwargs)
+                for pair, part, mask in zip(seen, queries, attention_mask)
             ]
-            output = torch.cat([output for output, _ in outputs], dim=1)
+            output = torch.cat([output for output, _ in outputs], dim=1) if len(outputs) > 1 else outputs[0][0]
             return self._leave(output, window), outputs[-1][1]
         if past_key_values is not None:
-            staged = {} if beacons is None else {"beacons": beacons}
-            key, value = past_key_values.update(key, value, self.layer_idx, **staged)
-            if isinstance(past_key_values, SummaryCache):
-                shared = past_key_values.shared_prefix(self.layer_idx)
+            key, value = past_key_values.update(key, value, self.layer_idx)
         output, weights = attend(self, query, key, value, attention_mask, dropout, shared, **kwargs)
         return self._leave(output, window), weights
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from videoxl.errors import PlanError
+from videoxl.model.plan import WindowStep
 
 _GROWTH_QUANTUM = 2048  # positions; a window of 1440 tokens at ratio 8 needs 1620
 
@@ -43,7 +45,6 @@ class SummaryLayer(CacheLayerMixin):
 
     def __init__(self, reserved: int = 0):
         self._storage: _Storage | None = None
-        self._staged: tuple[Tensor, Tensor] | None = None
         self.length = 0
         self._extent = 0  # positions in use, scratch included: what another holder must not write over
         self.reserved = reserved
@@ -51,36 +52,49 @@ class SummaryLayer(CacheLayerMixin):
 
     # -- what attention sees -------------------------------------------------------------------------------------
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args, beacons: tuple[Tensor, Tensor] | None = None, **kwargs
-    ) -> tuple[Tensor, Tensor]:
-        """Add this step's keys and values and return all that its queries may see.
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of text and return all that its queries may see.
 
         Args:
             key_states, value_states: [B, N, T, D], keys rotated to their places in this step.
-            beacons: for a window, its beacons' keys (rotated to their final positions) and values [B, N, b, D]. They
-                are staged; the step's own keys and values stay visible until `compact` replaces them.
 
         Returns:
             Keys and values [B, N, M + T, D].
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[2]
         keys, values = self._write(key_states, value_states)
-        self._staged = beacons
-        if beacons is None:
-            self.length = end
-        return keys[:, :, :end], values[:, :, :end]
+        self.length += key_states.shape[2]
+        return keys[:, :, : self.length], values[:, :, : self.length]
 
-    def compact(self) -> None:
-        """Replace the last window by its staged beacons."""
-        if self._staged is None:
-            raise PlanError("compact was called without a window; update the layer with beacons first")
-        keys, values = self._staged
-        self._staged = None
-        self._write(keys, values)
-        self.length += keys.shape[2]
+    def update_windows(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        beacons: tuple[Tensor, Tensor],
+        parts: Sequence[tuple[int, int]],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each window the keys and values [B, N, M + t, D] that its queries may see; to be iterated to the end.
+
+        A window's own stand behind what is stored only until the next one is asked for: then its beacons take their
+        place.
+
+        Args:
+            key_states, value_states: [B, N, T, D] of all windows, one behind the other, keys rotated to their places.
+            beacons: keys (rotated to their final positions) and values [B, N, b, D] that all windows leave.
+            parts: positions of each window, and the beacons among them.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = left = 0
+        for rows, number in parts:
+            own = (states[:, :, start : start + rows] for states in (key_states, value_states))
+            keys, values = self._write(*own)
+            end = self.length + rows
+            yield keys[:, :, :end], values[:, :, :end]
+            self._write(*(kind[:, :, left : left + number] for kind in beacons))
+            self.length += number
+            start, left = start + rows, left + number
         self._extent = self.length
 
     def _write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,14 +245,22 @@ class SummaryCache(Cache):
         self.has_padding = False
         self._compacted_length = 0
 
-    def compact(self, num_tokens: int, *ratios: int) -> None:
-        """Close windows of `num_tokens` visual tokens in all: of their positions only the staged beacons stay."""
-        before = self.get_query_offset()
-        for layer in self.layers:
-            layer.compact()
+    def update_windows(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        beacons: tuple[Tensor, Tensor],
+        parts: Sequence[tuple[int, int]],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `SummaryLayer.update_windows`; `close_windows` follows when all layers have read them."""
+        return self.layers[layer_idx].update_windows(key_states, value_states, beacons, parts)
+
+    def close_windows(self, steps: Sequence[WindowStep]) -> None:
+        """Count windows that all layers have read: of their positions only the beacons stay."""
         self._compacted_length = self.get_query_offset()
-        self.dropped += num_tokens - (self._compacted_length - before)
-        self.window_ratios += ratios
+        self.dropped += sum(step.num_tokens - step.num_beacons for step in steps)
+        self.window_ratios += [step.ratio for step in steps]
 
     def restore(self, logical_length: int, window_ratios: list[int]) -> None:
         """Set the counters of a cache whose layers were filled from a file."""

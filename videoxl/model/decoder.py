@@ -34,7 +34,7 @@ from videoxl.model.vision_tower import build_vision_tower
 class VideoXLModel(Qwen2Model):
     """Qwen2's decoder with beacon projections, a beacon embedding, a vision tower and a projector.
 
-    `forward` is Qwen2's own and serves text; `text_step` and `window_step` advance a `SummaryCache`.
+    `forward` is Qwen2's own and serves text; `text_step` and `windows_step` advance a `SummaryCache`.
     """
 
     config: VideoXLConfig
@@ -105,55 +105,29 @@ class VideoXLModel(Qwen2Model):
             **wanted,
         )
 
-    def window_step(self, visual: Tensor, cache: SummaryCache, step: WindowStep) -> Tensor:
-        """Read one window, then leave in the cache what the plan says: its beacons, or all of it for ratio 0.
-
-        Args:
-            visual: [B, t, H], the projected visual tokens of `step`.
-
-        Returns:
-            Hidden states [B, t, H] of the visual tokens, after the final norm.
-        """
-        if isinstance(cache, GradientCache):
-            return self.windows_step(visual, cache, [step], [cache.position_gap])
-        if step.ratio == 0:
-            hidden = self.text_step(visual, cache)
-            cache.window_ratios.append(0)
-            return hidden
-        batch, num_tokens, _ = visual.shape
-        beacons = self.embed_beacon().to(visual.dtype).expand(batch, step.num_beacons, -1)
-        grouped = torch.cat([visual, beacons.to(visual.device)], dim=1)
-        order, places, _ = _window_indices(((num_tokens, step.ratio, step.carry),), grouped.device)
-        stored, first = cache.get_query_offset(), cache.next_position
-        in_memory = first + torch.arange(step.num_beacons, device=grouped.device).unsqueeze(0)
-        positions = (first + places).unsqueeze(0)
-        memory_rope = self.rotary_emb(grouped, in_memory)
-        window = WindowLayout(num_tokens, order, places, memory_rope)
-        mask = build_mask(self.config._attn_implementation, len(places), stored + len(places), None, grouped)
-        hidden = self._run(grouped, positions, cache, mask, window=window).last_hidden_state
-        cache.compact(num_tokens, step.ratio)
-        return hidden[:, :num_tokens]
-
     def windows_step(
-        self, visual: Tensor, cache: GradientCache, steps: Sequence[WindowStep], gaps: Sequence[int]
+        self, visual: Tensor, cache: SummaryCache, steps: Sequence[WindowStep], gaps: Sequence[int] | None = None
     ) -> Tensor:
-        """Read several windows at once, layer by layer: what `window_step` gives one after the other.
+        """Read windows, then leave in the cache what the plan says: their beacons, or all of one with ratio 0.
 
         In a layer a window needs the beacons that earlier windows have left in that layer, and nothing else of them. So
         all windows go through a layer's projections and MLP together, and only attention takes them one by one.
 
         Args:
-            visual: [B, t, H], the projected visual tokens of all `steps`; only a single one may have ratio 0.
-            gaps: RoPE positions left out before each window, counted from the start of the sequence.
+            visual: [B, t, H], the projected visual tokens of all `steps`; a window with ratio 0 is the only one.
+            gaps: RoPE positions left out before each window, counted from the start of the sequence (training); None:
+                what the cache says, for all.
 
         Returns:
-            Hidden states [B, t, H] of the visual tokens.
+            Hidden states [B, t, H] of the visual tokens, after the final norm.
         """
         if steps[0].ratio == 0:
             hidden = self.text_step(visual, cache)
             cache.window_ratios.append(0)
             return hidden
-        beacon = self.embed_beacon() if cache.beacon is None else cache.beacon
+        gaps = [cache.position_gap] * len(steps) if gaps is None else gaps
+        beacon = cache.beacon if isinstance(cache, GradientCache) else None
+        beacon = self.embed_beacon() if beacon is None else beacon
         kept = [step.num_beacons for step in steps]
         beacons = beacon.to(visual.dtype).expand(len(visual), sum(kept), -1)
         grouped = torch.cat([visual, beacons.to(visual.device)], dim=1)
@@ -175,12 +149,18 @@ class VideoXLModel(Qwen2Model):
             build_mask(self.config._attn_implementation, rows, length + rows, None, grouped)
             for (rows, _), length in zip(parts, lengths)
         )
-        hidden = self._run_with_gradients(grouped, positions.unsqueeze(0), cache, masks, window, rope).last_hidden_state
-        cache.compact(visual.shape[1], *(step.ratio for step in steps))
+        extra = {"rope": rope} if isinstance(cache, GradientCache) else {}
+        hidden = self._run(grouped, positions.unsqueeze(0), cache, masks, window=window, **extra).last_hidden_state
+        cache.close_windows(steps)
         return hidden[:, : visual.shape[1]]
 
     def _run(
-        self, embeds: Tensor, position_ids: Tensor, cache: SummaryCache, mask: Tensor | None, **kwargs
+        self,
+        embeds: Tensor,
+        position_ids: Tensor,
+        cache: SummaryCache,
+        mask: Tensor | tuple[Tensor | None, ...] | None,
+        **kwargs,
     ) -> BaseModelOutputWithPast:
         if isinstance(cache, GradientCache):
             return self._run_with_gradients(embeds, position_ids, cache, mask, **kwargs)

@@ -17,6 +17,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from videoxl.errors import PlanError
 from videoxl.model.cache import SummaryCache
+from videoxl.model.plan import WindowStep
 
 Piece = tuple[Tensor, Tensor]
 """Keys and values [B, N, t, D] that one step left."""
@@ -34,15 +35,14 @@ class StepView:
         self.made: Piece | None = None
 
     def update_windows(
-        self, key_states: Tensor, value_states: Tensor, beacons: Piece, parts: Sequence[tuple[int, int]]
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        beacons: Piece,
+        parts: Sequence[tuple[int, int]],
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each of several windows the keys and values [B, N, m + t, D] that its queries may see.
-
-        Args:
-            key_states, value_states: [B, N, T, D] of all windows, one behind the other.
-            beacons: keys (at their final positions) and values that all windows leave.
-            parts: positions of each window, and the beacons among them.
-        """
+        """As `SummaryLayer.update_windows`: for each window the keys and values that its queries may see."""
         # A copy: as a view they would keep the values of all tokens of the windows.
         self.made = beacons[0], beacons[1].clone()
         memory = [torch.cat(kind, dim=2) for kind in zip(*self.pieces, self.made)]
@@ -146,6 +146,11 @@ class GradientCache(SummaryCache):
         self.uniform = uniform
         self.defers_norm = defers_norm
         self.beacon: torch.Tensor | None = None
+
+    def close_windows(self, steps: Sequence[WindowStep]) -> None:
+        for layer in self.layers:
+            layer.compact()
+        super().close_windows(steps)
 
     def repeat(self, times: int) -> None:
         """Each row `times` over; rows b * times ... b * times + times - 1 follow row b."""

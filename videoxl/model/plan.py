@@ -185,6 +185,18 @@ class RegionPlanner:
         return other
 
 
+def group_windows(steps: Sequence[WindowStep], limit: int) -> Iterator[tuple[WindowStep, ...]]:
+    """Windows that are read together: at most `limit`; one that keeps everything goes alone, as text does."""
+    group: list[WindowStep] = []
+    for step in steps:
+        if group and (len(group) == limit or not step.ratio or not group[-1].ratio):
+            yield tuple(group)
+            group = []
+        group.append(step)
+    if group:
+        yield tuple(group)
+
+
 def plan_region(num_tokens: int, window: int, chooser: RatioChooser) -> Iterator[WindowStep]:
     """All windows of a region of `num_tokens` visual tokens."""
     planner = RegionPlanner(window, chooser)

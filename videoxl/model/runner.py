@@ -19,7 +19,7 @@ from videoxl.errors import BatchError, NonFiniteError, PromptError, Unsummarised
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import VideoXLModel
-from videoxl.model.plan import RatioChooser, RegionPlanner, WindowStep
+from videoxl.model.plan import RatioChooser, RegionPlanner, WindowStep, group_windows
 from videoxl.model.pooling import merge_views, pool_video, visual_length
 from videoxl.model.prompt import Prompt
 
@@ -27,6 +27,9 @@ FRAMES_PER_CHUNK = {"cpu": 8, "cuda": 40}
 """Frames that go through the vision tower at once. Larger gives nothing: a ViT-L layer is full with 20 frames."""
 
 VIT_L_WIDTH = 1024
+
+ELEMENTS_AT_ONCE = 4 * 1440 * 18_944
+"""Of the MLP's middle in one layer: four windows of a 7B model, as many as a chunk of frames fills; 0.2 GB of bf16."""
 
 Progress = Callable[[int], None]
 """Called with the number of frames read since the last call."""
@@ -139,6 +142,15 @@ def frames_at_once(device: torch.device, tower_width: int) -> int:
     return FRAMES_PER_CHUNK.get(device.type, 8) * max(1, VIT_L_WIDTH // tower_width)
 
 
+def windows_at_once(config: VideoXLConfig, rows: int, elements: int = ELEMENTS_AT_ONCE) -> int:
+    """Windows that go through the layers together, for that many rows of a batch.
+
+    Args:
+        elements: of the MLP's middle, at most.
+    """
+    return max(1, elements // (rows * config.beacon_window * config.intermediate_size))
+
+
 def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
     """Vision tower and projector: [F, 3, S, S] on any device -> [F, P, H] where the decoder's embeddings lie.
 
@@ -205,19 +217,18 @@ class RegionReader:
         self.steps: list[WindowStep] = []
 
     def push(self, features: Tensor) -> Iterator[Tensor]:
-        """Take [B, t, H] visual tokens, read every window they fill; yields the hidden states of each."""
+        """Take [B, t, H] visual tokens, read every window they fill; yields hidden states of those read together."""
         if self.pending is not None:
             features = torch.cat([self.pending, features], dim=1)
-        window = self.planner.window
-        while features.shape[1] >= window:
-            yield self._read(features[:, :window])
-            features = features[:, window:]
+        whole = features.shape[1] - features.shape[1] % self.planner.window
+        yield from self._read(features[:, :whole])
+        features = features[:, whole:]
         self.pending = features.clone() if features.shape[1] else None
 
     def close(self) -> Iterator[Tensor]:
         """Read the last, partial window, and say what stays unsummarised."""
         if self.pending is not None:
-            yield self._read(self.pending)
+            yield from self._read(self.pending)
             self.pending = None
         if self.planner.carry:
             warn_of_unsummarised(self.planner.carry, self.planner.position)
@@ -230,10 +241,17 @@ class RegionReader:
         other.steps = list(self.steps)
         return other
 
-    def _read(self, tokens: Tensor) -> Tensor:
-        step = self.planner.next_window(tokens.shape[1])
-        self.steps.append(step)
-        return self.model.window_step(tokens, self.cache, step)
+    def _read(self, tokens: Tensor) -> Iterator[Tensor]:
+        steps, planned = [], 0
+        while planned < tokens.shape[1]:
+            steps.append(self.planner.next_window(tokens.shape[1] - planned))
+            planned += steps[-1].num_tokens
+        limit = windows_at_once(self.model.config, len(tokens))
+        for group in group_windows(steps, limit):
+            self.steps += group
+            length = sum(step.num_tokens for step in group)
+            yield self.model.windows_step(tokens[:, :length], self.cache, group)
+            tokens = tokens[:, length:]
 
 
 def read_context(

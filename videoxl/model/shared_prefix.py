@@ -9,6 +9,8 @@ dimension.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
@@ -52,9 +54,9 @@ class SharedPrefixLayer(CacheLayerMixin):
         """As `SummaryLayer.update`, but returns each row's own keys and values [B, N, t + T, D] alone."""
         return self.own.update(key_states, value_states, *args, **kwargs)
 
-    def compact(self) -> None:
-        """Replace the last window by its staged beacons."""
-        self.own.compact()
+    def update_windows(self, *args) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `SummaryLayer.update_windows`, the same way."""
+        return self.own.update_windows(*args)
 
     def fork(self) -> SharedPrefixLayer:
         """Another layer with the same content."""

@@ -1,6 +1,6 @@
 """The loss of a batch of prompts, with gradients through the cache (DESIGN 2.10).
 
-All windows of a video, or as many as `ELEMENTS_AT_ONCE` lets, go through a layer together (`windows_step`): so there is
+All windows of a video, or as many as `TRAINED_AT_ONCE` lets, go through a layer together (`windows_step`): so there is
 enough to do for a GPU at once, and wrappers that gather a layer's weights do so once for all of them.
 
 Several processes train one model, and each has another prompt: more windows, no video at all. Data-parallel wrappers
@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,16 +30,16 @@ from videoxl.errors import BatchError
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import VideoXLModel
 from videoxl.model.gradient_cache import GradientCache
-from videoxl.model.plan import RatioChooser, WindowStep, plan_region
+from videoxl.model.plan import RatioChooser, WindowStep, group_windows, plan_region
 from videoxl.model.prompt import Prompt, pad_rows, shifted_labels
-from videoxl.model.runner import Region, encode_frames, iter_features, warn_of_unsummarised
+from videoxl.model.runner import Region, encode_frames, iter_features, warn_of_unsummarised, windows_at_once
 from videoxl.model.transfer import send
 
 if TYPE_CHECKING:
     from videoxl.model.modeling import LlavaQwenForCausalLM
 
 LOGITS_AT_ONCE = 1024 * 152_064  # made for the loss: 0.6 GB in fp32, 1024 rows of Qwen2's vocabulary
-ELEMENTS_AT_ONCE = 24_576 * 18_944  # of the MLP's middle in one layer: 17 windows of a 7B model, 0.9 GB in 16 bits
+TRAINED_AT_ONCE = 24_576 * 18_944  # of the MLP's middle in one layer: 17 windows of a 7B model, 0.9 GB in 16 bits
 
 
 @dataclass(frozen=True)
@@ -201,28 +202,18 @@ class WindowGroup:
     flows: bool
 
 
-def windows_at_once(config: VideoXLConfig, rows: int) -> int:
-    """Most windows of a group, for that many rows of a batch."""
-    return max(1, ELEMENTS_AT_ONCE // (rows * config.beacon_window * config.intermediate_size))
-
-
 def _plan_groups(
     config: VideoXLConfig, chooser: RatioChooser, lengths: list[int], rows: int, options: TrainingOptions
 ) -> list[list[WindowGroup]]:
     """The windows of each region in the order of reading. A window that keeps everything is text: it goes alone."""
-    limit = windows_at_once(config, rows)
+    limit = windows_at_once(config, rows, TRAINED_AT_ONCE)
     flowing = _flowing_windows(lengths, config.beacon_window, options)
     planned = []
     for region, length in enumerate(lengths):
-        steps, flows = list(plan_region(length, config.beacon_window, chooser)), flowing[region]
-        groups: list[WindowGroup] = []
-        for index, step in enumerate(steps):
-            last = groups[-1] if groups else None
-            joins = last is not None and len(last.steps) < limit and last.flows == (index in flows)
-            if joins and step.ratio and last.steps[-1].ratio:
-                groups[-1] = WindowGroup((*last.steps, step), last.flows)
-            else:
-                groups.append(WindowGroup((step,), index in flows))
+        steps = list(plan_region(length, config.beacon_window, chooser))
+        groups = []
+        for flows, run in groupby(enumerate(steps), lambda each, region=region: each[0] in flowing[region]):
+            groups += [WindowGroup(group, flows) for group in group_windows([step for _, step in run], limit)]
         if steps and steps[-1].carry_out:
             warn_of_unsummarised(steps[-1].carry_out, length)
         planned.append(groups)
@@ -346,7 +337,7 @@ class _Blanks:
         tokens = torch.zeros(1, ratio or 1, config.hidden_size, dtype=weight.dtype, device=weight.device)
         tokens = _on_the_way_back(tokens)
         for _ in range(passes):
-            self.keep(self._inner.window_step(tokens, self._cache, WindowStep(0, tokens.shape[1], ratio, 0)))
+            self.keep(self._inner.windows_step(tokens, self._cache, [WindowStep(0, tokens.shape[1], ratio, 0)]))
         # The keys and values that nobody reads, too: DeepSpeed counts the outputs of a module that gradients reach.
         for layer in self._cache.layers:
             for key, value in layer.pieces[-1:]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from videoxl.model.training import windows_at_once
+from videoxl.model.runner import windows_at_once
+from videoxl.model.training import TRAINED_AT_ONCE
 from videoxl.train.adapters import base_of
 from videoxl.train.arguments import TrainingArguments, compute_dtype
 from videoxl.train.dataset import VideoXLDataset
@@ -53,7 +54,7 @@ def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: Trainin
     rows = longest + (visual // smallest if smallest else 0)
     batch = training.per_device_train_batch_size
     window = config.beacon_window + (config.beacon_window // smallest if smallest else 0)
-    window_rows = min(rows, windows_at_once(config, batch) * window)
+    window_rows = min(rows, windows_at_once(config, batch, TRAINED_AT_ONCE) * window)
     kv = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     per_row = config.num_hidden_layers * config.hidden_size
     work = window_rows * (6 * config.hidden_size + 4 * config.intermediate_size)

@@ -108,7 +108,7 @@ class ColumnRunner:
 
     def _read(self, memory: VideoMemory, frames: Tensor, wanted: Sequence[Sequence[int]]) -> None:
         """Have each row of a memory read its frames; `wanted` are their numbers in `frames`, [rows, F]."""
-        for part in torch.tensor([list(row) for row in wanted]).split(FRAMES_AT_ONCE, dim=1):
+        for part in torch.tensor([list(row) for row in wanted]).split(max(1, FRAMES_AT_ONCE // len(wanted)), dim=1):
             if part.shape[1]:
                 memory.extend_tokens(frames[part].to(self.asker.model.model.input_device))
 

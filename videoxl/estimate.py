@@ -156,10 +156,11 @@ def _work(config: VideoXLConfig, vision, chunk: int, ratio: int, size: int, rows
     in_tower = patches * (2 * vision.hidden_size + 2 * vision.intermediate_size) * size
     in_projector = patches * (vision.hidden_size + 3 * config.hidden_size) * size
     filled = (visual_length(chunk, of_frame, "video", config) + config.beacon_window - 1) // config.beacon_window
-    together = max(1, min(filled, windows_at_once(config, rows)))
+    together = max(1, min(filled, windows_at_once(config, rows))) if ratio else 1
     window = rows * together * (config.beacon_window + (config.beacon_window // ratio if ratio else 0))
-    in_window = window * (3 * config.hidden_size + 3 * config.intermediate_size) * size
-    features = rows * 2 * config.beacon_window * config.hidden_size * size
+    in_window = window * (6 * config.hidden_size + 3 * config.intermediate_size) * size
+    # A chunk's visual tokens, and once more put together with those that wait for their window to fill.
+    features = rows * (2 * together + 1) * config.beacon_window * config.hidden_size * size
     logits = rows * config.vocab_size * 4 * 4
     pixels = chunk * 3 * vision.image_size**2 * 4 * 3
     return max(in_tower + pixels, in_projector, in_window + features) + logits

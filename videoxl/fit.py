@@ -68,10 +68,12 @@ def check_fits(
 
 def growth(cache: SummaryCache, wanted: int) -> int:
     """Bytes that a cache needs beside its own to hold `wanted`: storage grows by moving, a layer at a time."""
-    have = cache.allocated_bytes
-    if cache.is_shared:  # what the other holders keep is not given back
+    growing = [getattr(layer, "own", layer) for layer in cache.layers]  # a prefix that rows share stays where it is
+    have = sum(layer.allocated_bytes for layer in growing)
+    wanted -= cache.num_bytes - sum(part.numel() * part.element_size() for layer in growing for part in layer.stored)
+    if any(layer.is_shared for layer in growing):  # what the other holders keep is not given back
         return wanted + wanted // 8
-    return 0 if wanted <= have else wanted + wanted // 8 - have + have // len(cache.layers)
+    return 0 if wanted <= have else wanted + wanted // 8 - have + have // len(growing)
 
 
 def _largest(fits, limit: int) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import random_pixels
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2RMSNorm,
     Qwen2RotaryEmbedding,
     apply_rotary_pos_emb,
+    eager_attention_forward,
 )
 from transformers.utils import is_flash_attn_2_available
 
@@ -109,3 +112,21 @@ def test_rotation_and_norm_equal_transformers():
     torch.testing.assert_close(rotate(x, *SignedRotaryEmbedding(CONFIG)(x, positions)), expected)
     hidden = torch.randn(3, 5, 64)
     torch.testing.assert_close(FusedRMSNorm(64)(hidden), Qwen2RMSNorm(64)(hidden))
+
+
+def test_no_back_end_gets_positions_that_it_would_take_for_packed_sequences(tiny, monkeypatch):
+    """transformers' flash attention reads `position_ids` so, and those of a window do not rise: beacons come last."""
+    _, model, _ = tiny
+    eager = ALL_ATTENTION_FUNCTIONS.get_interface("eager", eager_attention_forward)
+    given = []
+
+    def spy(*args, **kwargs):
+        given.append(set(kwargs))
+        return eager(*args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "spy", spy)
+    expected = model.summarize(random_pixels(23), prefix_ids=[1, 2], ratio=4).cache.layers[-1].keys
+    model.config._attn_implementation = "spy"
+    found = model.summarize(random_pixels(23), prefix_ids=[1, 2], ratio=4).cache.layers[-1].keys
+    assert len(given) >= 3 and not any("position_ids" in names for names in given)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -48,7 +48,7 @@ def assert_same(left, right) -> None:
 def test_gradients_flow_from_later_steps_into_earlier_ones():
     cache = GradientCache(1)
     beacons = torch.ones(1, 2, 1, 4, requires_grad=True)
-    cache.layers[0].stage((beacons * 2, beacons * 3))
+    cache.layers[0].add((beacons * 2, beacons * 3))
     cache.close_windows([WindowStep(0, 3, 3, 0)])
     late = torch.ones(1, 2, 1, 4)
     keys, values = cache.update(late, late, 0)

@@ -78,7 +78,7 @@ class BeaconAttention(Qwen2Attention):
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | tuple[Tensor | None, ...] | None = None,
         past_key_values=None,
         window: WindowLayout | None = None,
         **kwargs,

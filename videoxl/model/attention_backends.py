@@ -48,6 +48,8 @@ def attend(
     if backend == "sdpa":
         output = _sdpa(query, key, value, mask, module.scaling, dropout)
         return output.transpose(1, 2), None
+    # Positions that do not rise (beacons stand behind the tokens) would pass for several packed sequences in a kernel.
+    kwargs.pop("position_ids", None)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
     return function(module, query, key, value, mask, dropout=dropout, scaling=module.scaling, **kwargs)
 

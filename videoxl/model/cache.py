@@ -310,11 +310,6 @@ class SummaryCache(Cache):
         return getattr(self.layers[layer_idx], "shared", None)
 
     @property
-    def is_shared(self) -> bool:
-        """Whether forks hold the same storage."""
-        return any(layer.is_shared for layer in self.layers)
-
-    @property
     def allocated_bytes(self) -> int:
         """Bytes of this cache's storage, room kept for more included; forks that share it each count it."""
         return sum(layer.allocated_bytes for layer in self.layers)

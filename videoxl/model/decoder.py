@@ -1,4 +1,4 @@
-"""The decoder with its visual front end (`model.*` of a checkpoint): one step of text or of one window.
+"""The decoder with its visual front end (`model.*` of a checkpoint): a step of text or of some windows.
 
 Shape letters: B batch, t tokens of a step without beacons, b beacons, H hidden size.
 """
@@ -198,17 +198,16 @@ class VideoXLModel(Qwen2Model):
                 position_embeddings=rope,
                 attention_mask=mask,
             )
-            keep = stored.add if is_text else stored.stage
-            keep(tuple(made))
+            stored.add(tuple(made))
         hidden = hidden if cache.defers_norm else self.norm(hidden)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _window_indices(windows: tuple[tuple[int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """`order` and `places` of a layout of windows (tokens, ratio, carry), and which window each grouped row is of.
 
-    Kept, since all full windows of a video share them.
+    Kept for what comes next: with one ratio all chunks of a video have the same layout.
     """
     tokens, beacons, start = [], [], 0
     for window in windows:

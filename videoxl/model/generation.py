@@ -21,7 +21,14 @@ from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
 from videoxl.model.cache import SummaryCache
 from videoxl.model.prompt import Prompt, pad_rows, split_prompt
-from videoxl.model.runner import Progress, arrange_regions, check_finite, make_chooser, read_context
+from videoxl.model.runner import (
+    Progress,
+    arrange_regions,
+    check_finite,
+    last_hidden,
+    make_chooser,
+    read_context,
+)
 from videoxl.model.shared_prefix import repeat_rows
 
 if TYPE_CHECKING:
@@ -113,9 +120,7 @@ class VideoXLGenerationMixin(GenerationMixin):
                 ratio = chooser.ratios[0]
                 kept = sum(lengths) // ratio if ratio else sum(lengths)
                 cache.reserve(total - sum(lengths) + kept + 2 * self.config.beacon_window + ROOM_FOR_TEXT)
-        hidden = None
-        for hidden in read_context(self.model, rest, regions, cache, chooser, progress):
-            pass
+        hidden = last_hidden(read_context(self.model, rest, regions, cache, chooser, progress))
         if hidden is not None:
             check_finite(hidden, cache)
 

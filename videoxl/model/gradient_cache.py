@@ -1,8 +1,8 @@
 """The summary cache while gradients flow: a list of pieces that nothing writes over.
 
 Autograd needs every version of the cache that a step has seen. So keys and values are kept as the pieces the steps
-left (a prefix, the beacons of a window, ...), and a step joins them for itself: with checkpointing the joined copy
-lives only while its layer runs, and memory grows with the length of the cache, not with its square.
+left (a prefix, the beacons of windows, ...), and a step joins them for itself, for each of its windows: with
+checkpointing the joined copies live only while their layer runs.
 
 Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
 """
@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from videoxl.errors import PlanError
 from videoxl.model.cache import SummaryCache
-from videoxl.model.plan import WindowStep
 
 Piece = tuple[Tensor, Tensor]
 """Keys and values [B, N, t, D] that one step left."""
@@ -27,7 +25,7 @@ class StepView:
     """What one step of one decoder layer sees of the cache, and what it makes for it; used once.
 
     Attributes:
-        made: keys and values the step leaves: its beacons for a window, all its own for text.
+        made: keys and values the step leaves: the beacons of its windows, all its own for text.
     """
 
     def __init__(self, pieces: tuple[Piece, ...]):
@@ -73,22 +71,11 @@ class GradientLayer(CacheLayerMixin):
         self.reserved = reserved
         self.pieces: list[Piece] = []
         self.is_initialized = False
-        self._staged: Piece | None = None
 
     def add(self, made: Piece) -> None:
-        """Keep what a step of text made."""
+        """Keep what a step made."""
         self.pieces.append(made)
         self.is_initialized = True
-
-    def stage(self, made: Piece) -> None:
-        """Hold a window's beacons until `compact`."""
-        self._staged = made
-
-    def compact(self) -> None:
-        if self._staged is None:
-            raise PlanError("compact was called without a window; stage its beacons first")
-        self.add(self._staged)
-        self._staged = None
 
     def repeat(self, times: int) -> None:
         """Each row `times` over, so that several texts can follow one context."""
@@ -146,11 +133,6 @@ class GradientCache(SummaryCache):
         self.uniform = uniform
         self.defers_norm = defers_norm
         self.beacon: torch.Tensor | None = None
-
-    def close_windows(self, steps: Sequence[WindowStep]) -> None:
-        for layer in self.layers:
-            layer.compact()
-        super().close_windows(steps)
 
     def repeat(self, times: int) -> None:
         """Each row `times` over; rows b * times ... b * times + times - 1 follow row b."""

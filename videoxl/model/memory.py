@@ -20,7 +20,15 @@ from videoxl.model.fingerprint import model_fingerprint
 from videoxl.model.plan import RatioChooser, WindowStep
 from videoxl.model.pooling import pool_video
 from videoxl.model.prompt import Prompt
-from videoxl.model.runner import Progress, RegionReader, check_finite, encode_frames, frames_at_once, make_chooser
+from videoxl.model.runner import (
+    Progress,
+    RegionReader,
+    check_finite,
+    encode_frames,
+    frames_at_once,
+    last_hidden,
+    make_chooser,
+)
 from videoxl.model.shared_prefix import repeat_rows
 from videoxl.timing import StageTimer
 
@@ -169,10 +177,9 @@ class VideoMemory:
         return other
 
     def _read(self, tokens: Tensor, timestamps: list[float], indices: list[int], hidden: Tensor | None):
-        """Hand [R, F, t, H] visual tokens to the reader; returns the last window's hidden states, or `hidden`."""
+        """Hand [R, F, t, H] visual tokens to the reader; returns the last one's hidden state, or `hidden`."""
         self._torn = True  # until plan, cache and timeline agree again
-        for hidden in self.reader.push(tokens.flatten(1, 2)):
-            pass
+        hidden = last_hidden(self.reader.push(tokens.flatten(1, 2)), hidden)
         self.timestamps += timestamps
         self.indices += indices
         self._torn = False

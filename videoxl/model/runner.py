@@ -148,6 +148,8 @@ def windows_at_once(config: VideoXLConfig, rows: int, elements: int = ELEMENTS_A
     Args:
         elements: of the MLP's middle, at most.
     """
+    if config._attn_implementation == "eager":  # keeps a mask and the weights of every window of a layer
+        return 1
     return max(1, elements // (rows * config.beacon_window * config.intermediate_size))
 
 
@@ -270,6 +272,17 @@ def read_context(
         for features in iter_features(model, region, progress):
             yield from reader.push(features)
         yield from reader.close()
+
+
+def last_hidden(steps: Iterator[Tensor], before: Tensor | None = None) -> Tensor | None:
+    """Run steps to their end; the hidden state [B, 1, H] of the last token, `before` where there is none.
+
+    Nothing else of them is kept: the states of one step would lie in memory beside the next.
+    """
+    for hidden in steps:
+        before = hidden[:, -1:].clone()
+        del hidden
+    return before
 
 
 def check_finite(hidden: Tensor, cache: SummaryCache) -> None:

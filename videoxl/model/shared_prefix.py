@@ -71,10 +71,6 @@ class SharedPrefixLayer(CacheLayerMixin):
     def allocated_bytes(self) -> int:
         return self.prefix.allocated_bytes + self.own.allocated_bytes
 
-    @property
-    def is_shared(self) -> bool:
-        return self.prefix.is_shared or self.own.is_shared
-
     def reserve(self, positions: int) -> None:
         self.own.reserve(max(0, positions - self.prefix.length))
 

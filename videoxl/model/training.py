@@ -253,7 +253,8 @@ def _read_context(
             left_out = [gaps.leave(cache) for _ in group.steps]
             with nullcontext() if group.flows else torch.no_grad():
                 part = tokens[:, group.steps[0].start : group.steps[-1].stop]
-                yield inner.windows_step(part, cache, group.steps, left_out)
+                hidden = inner.windows_step(part, cache, group.steps, left_out)
+            yield hidden
 
 
 class _Gaps:

@@ -54,10 +54,13 @@ def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: Trainin
     rows = longest + (visual // smallest if smallest else 0)
     batch = training.per_device_train_batch_size
     window = config.beacon_window + (config.beacon_window // smallest if smallest else 0)
-    window_rows = min(rows, windows_at_once(config, batch, TRAINED_AT_ONCE) * window)
+    at_once = windows_at_once(config, batch, TRAINED_AT_ONCE) if any(config.active_ratios) else 1
+    at_once = min(at_once, -(-visual // config.beacon_window))
+    window_rows = min(rows, max(1, at_once) * window)
     kv = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     per_row = config.num_hidden_layers * config.hidden_size
     work = window_rows * (6 * config.hidden_size + 4 * config.intermediate_size)
+    work += at_once * (longest - visual + (visual // smallest if smallest else visual) + window) * kv  # keys joined
     if not training.checkpoint_windows:
         per_row += config.num_hidden_layers * (5 * config.hidden_size + 3 * config.intermediate_size)
     logits = 3 * 4 * config.vocab_size * min(1024, max((plan.suffix for plan in dataset.plans), default=0))

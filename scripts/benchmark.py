@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import transformers
-from benchmark_parts import PARTS, Bench, Row, matrix_product_rate, random_model
+from benchmark_model import Bench, Row, matrix_product_rate, random_model
+from benchmark_parts import PARTS
 from benchmark_scaling import fit
 
 from videoxl import VideoXLConfig

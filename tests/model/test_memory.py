@@ -230,6 +230,29 @@ except MemoryFileError as error:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("ratios", [[8], [7], [2, 4, 8, 0]])
+@pytest.mark.filterwarnings("ignore::videoxl.errors.UnsummarisedTokensWarning")
+def test_windows_read_together_leave_what_they_leave_one_by_one(tiny, monkeypatch, ratios):
+    _, model, _ = tiny
+    model.config.beacon_ratio, model.config.beacon_window = ratios, 288
+    tokens = frame_tokens(model, random_pixels(13))
+    calls = []
+    model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    caches, numbers = [], []
+    for at_once in (1, 100):
+        monkeypatch.setattr("videoxl.model.runner.windows_at_once", lambda *_, at_once=at_once: at_once)
+        calls.clear()
+        memory = VideoMemory.start(model, [1, 2])
+        memory.extend_tokens(tokens)
+        caches.append(memory.close_on_fork()[0])
+        numbers.append(len(calls))
+    assert numbers[0] == 1 + 7 > numbers[1] and caches[0].window_ratios == caches[1].window_ratios
+    assert caches[0].get_seq_length() == caches[1].get_seq_length()
+    for one, other in zip(caches[0].layers, caches[1].layers):
+        torch.testing.assert_close(one.keys, other.keys, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.values, other.values, atol=1e-4, rtol=1e-4)
+
+
 def test_videos_that_begin_alike_are_read_side_by_side(tiny, tmp_path):
     tokenizer, model, _ = tiny
     model.config.beacon_ratio = [4]

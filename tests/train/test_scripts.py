@@ -49,6 +49,9 @@ def succeed(command: list[str], settings: dict) -> None:
             status = process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             status = f"still running after {LIMIT} s"
+            os.killpg(process.pid, signal.SIGTERM)  # torchrun's workers are in groups of their own: it ends them itself
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -36,12 +36,25 @@ class _Storage:
         self.lock = threading.Lock()
 
 
-class SummaryLayer(CacheLayerMixin):
-    """Cache of one decoder layer. `length` positions are stored; what stands behind them is scratch."""
+class GrowingLayer(CacheLayerMixin):
+    """What transformers' protocol asks of a cache of one decoder layer that has no largest length."""
 
     is_croppable = True
     is_sliding = False
     supports_early_init = False
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+
+class SummaryLayer(GrowingLayer):
+    """Cache of one decoder layer. `length` positions are stored; what stands behind them is scratch."""
 
     def __init__(self, reserved: int = 0):
         self._storage: _Storage | None = None
@@ -179,15 +192,6 @@ class SummaryLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         return self.length
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        return -1
 
     def crop(self, tokens_to_remove: int) -> None:
         self.length -= abs(tokens_to_remove)

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
 
-from videoxl.model.cache import SummaryCache
+from videoxl.model.cache import GrowingLayer, SummaryCache
 
 Piece = tuple[Tensor, Tensor]
 """Keys and values [B, N, t, D] that one step left."""
@@ -60,12 +59,10 @@ class StepView:
         return keys, torch.cat([*(value for _, value in self.pieces), value_states], dim=2)
 
 
-class GradientLayer(CacheLayerMixin):
+class GradientLayer(GrowingLayer):
     """Cache of one decoder layer as pieces; the runner adds them, no layer does."""
 
     is_croppable = False
-    is_sliding = False
-    supports_early_init = False
 
     def __init__(self, reserved: int = 0):
         self.reserved = reserved
@@ -106,15 +103,6 @@ class GradientLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         return sum(key.shape[2] for key, _ in self.pieces)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        return -1
 
 
 class GradientCache(SummaryCache):

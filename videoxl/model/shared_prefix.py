@@ -13,10 +13,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
 
 from videoxl.model.attention_backends import can_share_prefix
-from videoxl.model.cache import SummaryCache, SummaryLayer
+from videoxl.model.cache import GrowingLayer, SummaryCache, SummaryLayer
 
 
 def repeat_rows(cache: SummaryCache, times: int, backend: str) -> None:
@@ -30,15 +29,11 @@ def repeat_rows(cache: SummaryCache, times: int, backend: str) -> None:
         cache.batch_repeat_interleave(times)
 
 
-class SharedPrefixLayer(CacheLayerMixin):
+class SharedPrefixLayer(GrowingLayer):
     """Cache of one decoder layer: `prefix` [1, N, M, D], which stays as it is, and `own` [B, N, t, D], which grows.
 
     Its length is M + t. A window that is read here leaves its beacons in `own`.
     """
-
-    is_croppable = True
-    is_sliding = False
-    supports_early_init = False
 
     def __init__(self, prefix: SummaryLayer, own: SummaryLayer | None = None):
         self.prefix = prefix
@@ -94,15 +89,6 @@ class SharedPrefixLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         return self.prefix.length + self.own.length
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        return -1
 
     def crop(self, tokens_to_remove: int) -> None:
         beyond = max(0, abs(tokens_to_remove) - self.own.length)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import interpreted  # noqa: F401  # first: see there
 import numpy as np
 import pytest
 import torch

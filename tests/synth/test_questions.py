@@ -199,7 +199,7 @@ def test_relations_are_asked_for_less_often_where_there_is_little_to_relate():
         asked = [question.kind for _ in range(600) for question in ask(source, cards, 2, relations=0.5)]
         shares.append(
             sum(
-                kind in ("count", "counting", "no such", "next", "is before", "list", "ordering")
+                kind in ("count", "counting", "no such", "next", "nth", "place", "is before", "list", "ordering")
                 or kind.split()[-1] in ("first", "last")
                 for kind in asked
             )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
+from videoxl.kernels import can_run
 from videoxl.model.attention_backends import attend
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
@@ -35,6 +36,7 @@ class WindowLayout:
         places: [T] int64, place in the sequence of each grouped row (the inverse of `order`).
         memory_rope: cosine and signed sine [1, b, D] of the positions the beacons take in the cache.
         parts: positions of each window in the sequence, and how many of them are beacons.
+        blocks: the windows' blocks of queries for `videoxl/kernels/windows.py`; None where it does not run.
     """
 
     num_tokens: int
@@ -42,6 +44,7 @@ class WindowLayout:
     places: Tensor | None = None
     memory_rope: tuple[Tensor, Tensor] | None = None
     parts: tuple[tuple[int, int], ...] = ()
+    blocks: Tensor | None = None
 
     @property
     def is_text(self) -> bool:
@@ -49,17 +52,41 @@ class WindowLayout:
 
     def to(self, device: torch.device, non_blocking: bool = False, **_) -> WindowLayout:
         """Copy on another device; accelerate's hooks call it where layers lie on several."""
-        order, places, cos, sin = (
-            x.to(device, non_blocking=non_blocking) for x in (self.order, self.places, *self.memory_rope)
+        order, places, cos, sin, blocks = (
+            None if x is None else x.to(device, non_blocking=non_blocking)
+            for x in (self.order, self.places, *self.memory_rope, self.blocks)
         )
-        return WindowLayout(self.num_tokens, order, places, (cos, sin), self.parts)
+        return WindowLayout(self.num_tokens, order, places, (cos, sin), self.parts, blocks)
 
 
 def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: WindowLayout | None) -> Tensor:
     """Apply `ordinary` to every row of x [B, T, ...], but `beacon` to the beacon rows where there is one."""
     if window is None or beacon is None:
         return ordinary(x)
-    return torch.cat([ordinary(x[:, : window.num_tokens]), beacon(x[:, window.num_tokens :])], dim=1)
+    tokens, beacons = x[:, : window.num_tokens], x[:, window.num_tokens :]
+    plain = _is_plain(ordinary) and _is_plain(beacon)
+    if len(x) == 1 and plain and can_run(x, ordinary.weight, beacon.weight):
+        # Two products into one tensor: to put their results together would read and write all of them once more.
+        output = x.new_empty(*x.shape[:-1], ordinary.out_features)
+        _linear_into(output[0, : window.num_tokens], tokens[0], ordinary)
+        _linear_into(output[0, window.num_tokens :], beacons[0], beacon)
+        return output
+    return torch.cat([ordinary(tokens), beacon(beacons)], dim=1)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a call of the module is a product with its weight and nothing else (no adapter, no hook, not spread)."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not hooked
+
+
+def _linear_into(output: Tensor, x: Tensor, linear: nn.Linear) -> None:
+    """x [t, in] through a linear layer into `output` [t, out]."""
+    weight = linear.weight.t()
+    if linear.bias is None:
+        torch.mm(x, weight, out=output)
+    else:
+        torch.addmm(linear.bias, x, weight, out=output)
 
 
 class BeaconAttention(Qwen2Attention):
@@ -92,6 +119,9 @@ class BeaconAttention(Qwen2Attention):
             past_key_values: the cache, advanced by this call.
             window: the layout of windows, None for text.
         """
+        if self._takes_kernel(hidden_states, past_key_values, window):
+            output = self._windows_by_kernel(hidden_states, position_embeddings, past_key_values, window)
+            return project(output, self.o_proj, self.beacon_o_proj, window), None
         query, key, value, beacons = self.rotated_heads(hidden_states, position_embeddings, window)
         dropout = self.attention_dropout if self.training else 0.0
         shared = None
@@ -111,6 +141,31 @@ class BeaconAttention(Qwen2Attention):
             key, value = past_key_values.update(key, value, self.layer_idx)
         output, weights = attend(self, query, key, value, attention_mask, dropout, shared, **kwargs)
         return self._leave(output, window), weights
+
+    def _takes_kernel(self, hidden_states: Tensor, cache, window: WindowLayout | None) -> bool:
+        return (
+            window is not None
+            and window.blocks is not None
+            and can_run(hidden_states)
+            and isinstance(cache, SummaryCache)
+            and cache.shared_prefix(self.layer_idx) is None
+        )
+
+    def _windows_by_kernel(
+        self, hidden_states: Tensor, rope: tuple[Tensor, Tensor], cache: SummaryCache, window: WindowLayout
+    ) -> Tensor:
+        """What the rest of `forward` does for windows, in two kernels behind the projections; [B, T, N D] grouped."""
+        from videoxl.kernels.windows import window_attention
+
+        query = project(hidden_states, self.q_proj, self.beacon_q_proj, window)
+        key = project(hidden_states, self.k_proj, self.beacon_k_proj, window)
+        value = project(hidden_states, self.v_proj, self.beacon_v_proj, window)
+        num_beacons = sum(number for _, number in window.parts)
+        *storage, stored = cache.advance(self.layer_idx, num_beacons, key, value, self.head_dim)
+        return window_attention(
+            query, key, value, rope, window.memory_rope, window.order, window.places, window.blocks, storage, stored,
+            self.scaling,
+        )  # fmt: skip
 
     def _leave(self, output: Tensor, window: WindowLayout | None) -> Tensor:
         """Attention's output [B, T, N, D] in the order of the sequence -> [B, T, H] in that of the rows."""
@@ -186,8 +241,14 @@ class BeaconMLP(Qwen2MLP):
         self.beacon_down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False) if own else None
 
     def forward(self, x: Tensor, window: WindowLayout | None = None) -> Tensor:
-        up = project(x, self.up_proj, self.beacon_up_proj, window)
-        return project(self.act_fn(self.gate_proj(x)) * up, self.down_proj, self.beacon_down_proj, window)
+        gate, up = self.gate_proj(x), project(x, self.up_proj, self.beacon_up_proj, window)
+        if can_run(gate, up) and self.config.hidden_act == "silu":
+            from videoxl.kernels.activations import swiglu
+
+            middle = swiglu(gate, up)
+        else:
+            middle = self.act_fn(gate) * up
+        return project(middle, self.down_proj, self.beacon_down_proj, window)
 
 
 class BeaconDecoderLayer(nn.Module):

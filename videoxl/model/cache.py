@@ -110,10 +110,29 @@ class SummaryLayer(GrowingLayer):
             start, left = start + rows, left + number
         self._extent = self.length
 
+    def advance(self, positions: int) -> tuple[Tensor, Tensor, int]:
+        """Count so many more positions as stored, for a kernel that writes them itself.
+
+        Returns:
+            Keys and values [B, N, capacity, D] of the storage, and the first of the new positions in them.
+        """
+        start = self.length
+        storage = self._room_for(positions)
+        self.length += positions
+        return storage.keys, storage.values, start
+
     def _write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values behind `length`; returns the tensors that hold everything up to there."""
-        storage = self._storage
         start, end = self.length, self.length + keys.shape[2]
+        storage = self._room_for(keys.shape[2])
+        storage.keys[:, :, start:end] = keys
+        storage.values[:, :, start:end] = values
+        return storage.keys, storage.values
+
+    def _room_for(self, positions: int) -> _Storage:
+        """Storage where so many positions behind `length` may be written, marked as in use."""
+        storage = self._storage
+        start, end = self.length, self.length + positions
         with storage.lock:
             behind = any(holder is not self and holder._extent > start for holder in storage.holders)
             in_place = end <= storage.keys.shape[2] and not behind
@@ -122,10 +141,7 @@ class SummaryLayer(GrowingLayer):
         if not in_place:
             self._reallocate(end)
             self._extent = end
-            storage = self._storage
-        storage.keys[:, :, start:end] = keys
-        storage.values[:, :, start:end] = values
-        return storage.keys, storage.values
+        return self._storage
 
     def _reallocate(self, needed: int) -> None:
         """Move the stored positions into storage of this layer's own, with room to grow by an eighth."""
@@ -259,6 +275,17 @@ class SummaryCache(Cache):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `SummaryLayer.update_windows`; `close_windows` follows when all layers have read them."""
         return self.layers[layer_idx].update_windows(key_states, value_states, beacons, parts)
+
+    def advance(
+        self, layer_idx: int, positions: int, key_states: Tensor, value_states: Tensor, head_dim: int
+    ) -> tuple[Tensor, Tensor, int]:
+        """See `SummaryLayer.advance`. `key_states`, `value_states` [B, T, N D]: what storage is made like, if there is
+        none yet."""
+        layer = self.layers[layer_idx]
+        if not layer.is_initialized:
+            states = (x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (key_states, value_states))
+            layer.lazy_initialization(*states)
+        return layer.advance(positions)
 
     def close_windows(self, steps: Sequence[WindowStep]) -> None:
         """Count windows that all layers have read: of their positions only the beacons stay."""

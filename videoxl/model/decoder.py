@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
+from videoxl.kernels import KERNEL_HEAD_DIMS, can_run
 from videoxl.model.attention import (
     BeaconAttention,
     BeaconDecoderLayer,
@@ -143,7 +144,8 @@ class VideoXLModel(Qwen2Model):
         tables = self.rotary_emb(grouped, torch.cat([positions, in_memory]).unsqueeze(0))
         rope, memory_rope = zip(*(table.split([len(places), sum(kept)], dim=1) for table in tables))
         parts = tuple((step.num_tokens + number, number) for step, number in zip(steps, kept))
-        window = WindowLayout(visual.shape[1], order, places, memory_rope, parts)
+        blocks = self._kernel_blocks(parts, grouped)
+        window = WindowLayout(visual.shape[1], order, places, memory_rope, parts, blocks)
         lengths = np.cumsum([stored, *kept[:-1]]).tolist()
         masks = tuple(
             build_mask(self.config._attn_implementation, rows, length + rows, None, grouped)
@@ -153,6 +155,13 @@ class VideoXLModel(Qwen2Model):
         hidden = self._run(grouped, positions.unsqueeze(0), cache, masks, window=window, **extra).last_hidden_state
         cache.close_windows(steps)
         return hidden[:, : visual.shape[1]]
+
+    def _kernel_blocks(self, parts: tuple[tuple[int, int], ...], hidden: Tensor) -> Tensor | None:
+        """What `window_attention` needs of a layout, or None where it does not run."""
+        size = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+        if self.config._attn_implementation != "sdpa" or size not in KERNEL_HEAD_DIMS or not can_run(hidden):
+            return None
+        return _query_blocks(parts, hidden.device)
 
     def _run(
         self,
@@ -220,6 +229,14 @@ def _window_indices(windows: tuple[tuple[int, int, int], ...], device: torch.dev
     with torch.inference_mode(False):  # an inference tensor kept here could not be used in training
         found = (torch.from_numpy(each) for each in (places.argsort(), places, owners))
         return tuple(send(each, device) for each in found)
+
+
+@lru_cache(maxsize=8)
+def _query_blocks(parts: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    from videoxl.kernels.windows import query_blocks
+
+    with torch.inference_mode(False):
+        return send(query_blocks(parts), device)
 
 
 @lru_cache(maxsize=256)

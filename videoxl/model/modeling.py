@@ -169,7 +169,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             )
         wanted = {name: True for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
         if input_ids is not None and position_ids is not None and not wanted:
-            step = decode_step(self, input_ids, attention_mask)
+            step = decode_step(self, input_ids, attention_mask, past_key_values)
             if step is not None:
                 logits = step(input_ids, position_ids, past_key_values)
                 return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)

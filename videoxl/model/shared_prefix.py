@@ -53,6 +53,10 @@ class SharedPrefixLayer(GrowingLayer):
         """As `SummaryLayer.update_windows`, the same way."""
         return self.own.update_windows(*args)
 
+    def advance(self, positions: int) -> tuple[Tensor, Tensor, int]:
+        """As `SummaryLayer.advance`, of each row's own."""
+        return self.own.advance(positions)
+
     def fork(self) -> SharedPrefixLayer:
         """Another layer with the same content."""
         return SharedPrefixLayer(self.prefix.fork(), self.own.fork())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from videoxl.errors import CheckpointError, ConfigError
+from videoxl.kernels import can_run
 from videoxl.model.configuration import VideoXLConfig
 
 OPEN_CLIP_PREFIX = "open_clip_hub:"
@@ -30,6 +31,17 @@ _VIT_L_336 = {
     "projection_dim": 768,
 }
 _KNOWN_TOWERS = {"clip-vit-large-patch14-336": _VIT_L_336}
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), on the tower's largest activations: one pass over them where there is a kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if can_run(x):
+            from videoxl.kernels.activations import quick_gelu
+
+            return quick_gelu(x)
+        return x * torch.sigmoid(1.702 * x)
 
 
 class CLIPVisionTower(nn.Module):
@@ -50,6 +62,9 @@ class CLIPVisionTower(nn.Module):
         # A bare container, so that parameter names keep the `vision_model.` part that transformers 5 dropped.
         self.vision_tower = nn.Module()
         self.vision_tower.vision_model = CLIPVisionModel(config)
+        if config.hidden_act == "quick_gelu":
+            for layer in self.vision_tower.vision_model.encoder.layers:
+                layer.mlp.activation_fn = QuickGELU()
 
     @property
     def hidden_size(self) -> int:

@@ -22,6 +22,7 @@ ADVERTISEMENT = "Does this video contain any inserted advertisement? If yes, whi
 NONE_SUCH = "There is no such card."
 BY_LETTER = "Answer with the option's letter."
 MOST_CARDS = 6
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _TRIALS = 100
 PUBLISHED_STYLES = 0.4  # share of choices that are written as the published evaluations write them
 SELECT_SHARE = 0.2  # share of batches behind VNBench's system message
@@ -216,6 +217,18 @@ def choose_first(rng: np.random.Generator, cards: Sequence[Card], held_out: bool
     return _shuffled_choice(rng, "choose first" if which else "choose last", text, right.name, wrong)
 
 
+def nth_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    place = int(rng.integers(len(cards)))
+    return Question("nth", f"Which card is the {ORDINALS[place]} one?", cards[place].name)
+
+
+def place_of(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """The other way round: what a choice among orders asks of each card."""
+    place = int(rng.integers(len(cards)))
+    text = f"Which place among the cards has the {cards[place].name}?"
+    return Question("place", text, ORDINALS[place])
+
+
 def next_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
     place = int(rng.integers(len(cards) - 1))
     return Question("next", f"Which card is shown next after the {cards[place].name}?", cards[place + 1].name)
@@ -266,10 +279,12 @@ RELATIONS: tuple[tuple[Maker, int, int, float], ...] = (
     (count, 0, MOST_CARDS, 1.0),
     (choose_count, 1, MOST_CARDS, 2.0),
     (first_card, 2, MOST_CARDS, 1.0),
+    (nth_card, 2, MOST_CARDS, 1.0),
+    (place_of, 2, MOST_CARDS, 6.0),
     (next_card, 2, MOST_CARDS, 1.0),
     (is_before, 2, MOST_CARDS, 1.5),
     (choose_first, 2, MOST_CARDS, 2.0),
-    (list_cards, 2, 4, 1.0),
+    (list_cards, 2, 4, 2.0),
     (choose_order, 3, 4, 5.0),
 )
 SIMPLE = 0.4  # a video with at most one card gets so much of a stage's share of relations: there is little to relate

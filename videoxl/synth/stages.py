@@ -103,21 +103,21 @@ GPU_STAGES = (
         caption=True, parts=STILL_TOWER, relations=0.05, pictures=0.1, words=0.3, flags=_flags(f"{_STEADY} {_RATIOS}"),
     ),
     Stage(
-        "clips", "video", 300, 1e-3, frames=(2, 4, 8, 16), frames_a_step=384, questions=5, clip_frames=(1, 8),
-        several=True, caption=True, parts=STILL_TOWER, relations=0.3, pictures=0.05, words=0.3,
+        "clips", "video", 480, 1e-3, frames=(2, 4, 8, 16), frames_a_step=384, questions=10, clip_frames=(1, 8),
+        several=True, caption=True, parts=STILL_TOWER, relations=0.6, pictures=0.05, words=0.2,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":3e-4} --warmup_steps 10 "
             f"--position_gap_max 8000 {_RATIOS}"
         ),
     ),
     Stage(
-        "minutes", "video", 180, 7e-4, frames=(16, 32, 64), frames_a_step=1024, most_cards=6, several=True,
-        relations=0.3, words=0.25, parts=STILL_TOWER,
+        "minutes", "video", 180, 7e-4, frames=(16, 32, 64), frames_a_step=1024, questions=10, most_cards=6,
+        several=True, relations=0.5, words=0.2, parts=STILL_TOWER,
         flags=_flags(f"{_STEADY} {_RATIOS} 0 --beacon_ratio_mix step-random --position_gap_max 12000"),
     ),
     Stage(
-        "long", "video", 80, 6e-4, frames=(64, 128, 256), frames_a_step=3072, most_cards=6, several=True,
-        words=0.15, parts=STILL_TOWER,
+        "long", "video", 80, 6e-4, frames=(64, 128, 256), frames_a_step=3072, questions=10, most_cards=6,
+        several=True, relations=0.4, words=0.15, parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":1e-4} --warmup_steps 5 "
             f"--beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"

@@ -30,7 +30,7 @@ from videoxl.train.vision_classes import UNKNOWN
 WORDS_FRAMES = 10  # of a story in words
 WORDS_ROWS = 64  # of a batch of them among videos
 WORDS_QUESTIONS = 8  # about each
-WORDS_RELATIONS = 0.35  # share of those about order, number and absence
+WORDS_RELATIONS = 0.5  # share of those about order, number and absence
 # Share of stories in words of which every token is learnt, those of questions and options too. The letter that stands
 # before an option is learnt in this way; from answers alone some seeds never learn to name it.
 WORDS_WHOLE = 0.2

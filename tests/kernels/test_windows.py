@@ -1,0 +1,157 @@
+"""The kernels of windows give what RoPE, the cache and attention do step by step, and write nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import prompt_for, random_pixels
+
+pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
+
+from videoxl.kernels import windows
+from videoxl.model import attention, decoder
+from videoxl.model.attention import rotate
+from videoxl.model.plan import WindowStep
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Several blocks of queries and keys in small examples."""
+    monkeypatch.setattr(windows, "BLOCK_QUERIES", 32)
+    monkeypatch.setattr(windows, "_BLOCK_KEYS", 16)
+
+
+def tables(number: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and signed sine [1, number, dim] of random angles."""
+    angles = torch.randn(1, number, dim // 2)
+    return angles.cos().repeat(1, 1, 2), torch.cat([-angles.sin(), angles.sin()], -1)
+
+
+def layout(parts) -> tuple[torch.Tensor, torch.Tensor]:
+    """(order, places) of windows with beacons at random places."""
+    tokens, beacons, start = [], [], 0
+    for length, number in parts:
+        chosen = torch.zeros(length, dtype=torch.bool)
+        chosen[torch.randperm(length)[:number]] = True
+        tokens.append(start + (~chosen).nonzero().flatten())
+        beacons.append(start + chosen.nonzero().flatten())
+        start += length
+    places = torch.cat([*tokens, *beacons])
+    return places.argsort(), places
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "groups", "dim", "parts", "stored"),
+    [
+        (1, 4, 2, 32, ((36, 4), (18, 2), (9, 1)), 37),  # neither windows nor what is stored fill whole blocks
+        (2, 6, 2, 16, ((72, 8),), 0),  # nothing stored yet
+        (1, 3, 3, 32, ((70, 6), (40, 3)), 32),  # heads that are no power of two
+    ],
+)
+def test_windows_equal_the_steps_one_by_one(batch, heads, groups, dim, parts, stored):
+    torch.manual_seed(0)
+    rows, beacons = (sum(column) for column in zip(*parts))
+    order, places = layout(parts)
+    query, key, value = (torch.randn(batch, rows, n * dim) for n in (heads, groups, groups))
+    rope, memory_rope = tables(rows, dim), tables(beacons, dim)
+    cache = [torch.randn(batch, groups, stored + beacons + 5, dim) for _ in range(2)]
+    before = [kind.clone() for kind in cache]
+
+    def by_head(x, number):
+        return x.view(batch, rows, number, dim).transpose(1, 2)
+
+    keys, values = by_head(key, groups), by_head(value, groups)
+    left = rotate(keys[:, :, rows - beacons :], *memory_rope), values[:, :, rows - beacons :]
+    turned = [x[:, :, order] for x in (rotate(by_head(query, heads), *rope), rotate(keys, *rope), values)]
+    outputs, start, before_it = [], 0, 0
+    for length, number in parts:
+        own = slice(start, start + length)
+        seen = [
+            torch.cat([old[:, :, :stored], new[:, :, :before_it], x[:, :, own]], 2)
+            for old, new, x in zip(before, left, turned[1:])
+        ]
+        mask = torch.ones(length, seen[0].shape[2], dtype=torch.bool).tril(seen[0].shape[2] - length)
+        outputs.append(
+            F.scaled_dot_product_attention(turned[0][:, :, own], *seen, attn_mask=mask, scale=0.2, enable_gqa=True)
+        )
+        start, before_it = start + length, before_it + number
+    expected = torch.cat(outputs, 2).transpose(1, 2).flatten(2)[:, places]
+
+    blocks = windows.query_blocks(parts)
+    found = windows.window_attention(
+        query, key, value, rope, memory_rope, order, places, blocks, cache, stored, scaling=0.2
+    )
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+    for kind, old, new in zip(cache, before, left):
+        torch.testing.assert_close(kind[:, :, stored : stored + beacons], new, atol=1e-6, rtol=1e-5)
+        assert torch.equal(kind[:, :, :stored], old[:, :, :stored])
+        assert torch.equal(kind[:, :, stored + beacons :], old[:, :, stored + beacons :])
+
+
+def test_blocks_cover_every_query_once():
+    parts = ((70, 6), (31, 3), (32, 4))
+    blocks = windows.query_blocks(parts).tolist()
+    covered = sorted(place for first, _, end, _ in blocks for place in range(first, min(first + 32, end)))
+    assert covered == list(range(133))
+    assert {(start, end, left) for _, start, end, left in blocks} == {(0, 70, 0), (70, 101, 6), (101, 133, 9)}
+
+
+@torch.inference_mode()
+def test_a_model_reads_the_same_with_kernels_as_without(tiny, monkeypatch):
+    """Through the model itself, a batch of one and of two, with what a cache holds before and behind."""
+    _, model, _ = tiny
+    steps = [WindowStep(0, 96, 8, 0), WindowStep(0, 40, 4, 0)]
+    caches = []
+    for by_kernel in (False, True):
+        for module in (attention, decoder):
+            monkeypatch.setattr(module, "can_run", lambda *_, answer=by_kernel: answer)
+        decoder._query_blocks.cache_clear()
+        for batch in (1, 2):
+            torch.manual_seed(0)
+            cache = decoder.SummaryCache(len(model.model.layers))
+            model.model.text_step(torch.randn(batch, 5, 96), cache)
+            hidden = model.model.windows_step(torch.randn(batch, 136, 96), cache, steps)
+            after = model.model.text_step(torch.randn(batch, 3, 96), cache)
+            caches.append((cache, hidden, after))
+    decoder._query_blocks.cache_clear()
+    for (plain, *states), (kernel, *found) in zip(caches[:2], caches[2:]):
+        assert kernel.get_query_offset() == plain.get_query_offset() == 5 + 12 + 10 + 3
+        for expected, state in zip(states, found):
+            torch.testing.assert_close(state, expected, atol=1e-5, rtol=1e-4)
+        for one, other in zip(plain.layers, kernel.layers):
+            torch.testing.assert_close(other.keys, one.keys, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(other.values, one.values, atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_fork_of_a_memory_is_not_written_into(tiny, monkeypatch):
+    """Beacons go behind what is stored; a fork that already wrote there keeps its own."""
+    _, model, _ = tiny
+    for module in (attention, decoder):
+        monkeypatch.setattr(module, "can_run", lambda *_: True)
+    decoder._query_blocks.cache_clear()
+    cache = decoder.SummaryCache(len(model.model.layers))
+    model.model.text_step(torch.randn(1, 5, 96), cache)
+    fork = cache.fork()
+    model.model.text_step(torch.randn(1, 7, 96), fork)
+    before = [layer.keys.clone() for layer in fork.layers]
+    model.model.windows_step(torch.randn(1, 96, 96), cache, [WindowStep(0, 96, 8, 0)])
+    decoder._query_blocks.cache_clear()
+    assert all(torch.equal(layer.keys, kept) for layer, kept in zip(fork.layers, before))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels as they are compiled need a GPU")
+def test_on_a_gpu_it_is_within_the_noise_of_half_precision(tiny, monkeypatch):
+    tokenizer, model, _ = tiny
+    pixels, prefix = random_pixels(40), prompt_for(tokenizer)[0]
+    wide = model.summarize(pixels, prefix_ids=prefix).cache.layers[-1].values
+    model = model.to("cuda", torch.bfloat16)
+    errors = []
+    for by_kernel in (True, False):
+        if not by_kernel:
+            for module in (attention, decoder):
+                monkeypatch.setattr(module, "can_run", lambda *_: False)
+        found = model.summarize(pixels, prefix_ids=prefix).cache.layers[-1].values
+        errors.append((found.float().cpu() - wide).abs().mean())
+    assert errors[0] < 1.2 * errors[1]

@@ -51,7 +51,7 @@ def test_one_token_a_row(rows, heads, groups, dim, own, prefix):
     addresses += [*(x.data_ptr() for x in shared), prefix + 3] if prefix else [0, 0, 0]
     attend = decode.DecodeAttention(rows, heads, groups, dim, prefix > 0, torch.device("cpu"))
     lengths = torch.tensor([own, prefix], dtype=torch.int32)
-    found = attend(query, key, value, rope, torch.tensor(addresses), lengths, 0.2)
+    found = attend(torch.cat([query, key, value], -1), rope, torch.tensor(addresses), lengths, 0.2)
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     for kind, old, one in zip(stored, before, new):
         torch.testing.assert_close(kind[:, :, own : own + 1], one, atol=1e-6, rtol=1e-5)

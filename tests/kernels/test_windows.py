@@ -19,7 +19,7 @@ from videoxl.model.plan import WindowStep
 def small_blocks(monkeypatch):
     """Several blocks of queries and keys in small examples."""
     monkeypatch.setattr(windows, "BLOCK_QUERIES", 32)
-    monkeypatch.setattr(windows, "_BLOCK_KEYS", 16)
+    monkeypatch.setattr(windows, "_block_keys", lambda _: (16, 2))
 
 
 def tables(number: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:

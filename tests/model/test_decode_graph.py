@@ -10,10 +10,11 @@ from conftest import TINY, prompt_for, random_pixels
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
 
+from videoxl.kernels import thin_products
 from videoxl.model import decode_graph
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.cache import SummaryCache
-from videoxl.model.decode_graph import DecodeStep, decode_step
+from videoxl.model.decode_graph import DecodeStep, decode_step, plain_product
 
 
 def caches(model, rows: int, number: int) -> list[SummaryCache]:
@@ -27,11 +28,14 @@ def caches(model, rows: int, number: int) -> list[SummaryCache]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_step_equals_the_plain_one(tiny, rows):
+@pytest.mark.parametrize(("rows", "most"), [(1, 16), (3, 16), (3, 2)])
+def test_a_step_equals_the_plain_one(tiny, rows, most, monkeypatch):
+    """With more rows than thin products take by PyTorch's own."""
+    monkeypatch.setattr(thin_products, "MOST_ROWS", most)
     _, model, _ = tiny
     plain, stepped = caches(model, rows, 2)
     step = DecodeStep(model, rows, rows > 1, capture=False)
+    assert step._product is (plain_product if rows > most else thin_products.thin_product)
     for _ in range(3):
         ids = torch.randint(0, 256, (rows, 1))
         position = torch.tensor([[plain.get_query_offset()]])

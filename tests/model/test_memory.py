@@ -253,6 +253,27 @@ def test_windows_read_together_leave_what_they_leave_one_by_one(tiny, monkeypatc
         torch.testing.assert_close(one.values, other.values, atol=1e-4, rtol=1e-4)
 
 
+def test_the_second_question_reads_no_frame_and_copies_nothing(tiny):
+    """Pending tokens are read for the first question; a later `extend` forgets that."""
+    tokenizer, model, _ = tiny
+    before, ids = prompt_for(tokenizer)
+    memory = model.summarize(random_pixels(13), prefix_ids=before)
+    assert memory.num_pending
+    rows = []
+    model.model.layers[0].register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    first = model.generate(ids, memory=memory, **NEW).tolist()
+    storage = memory.cache.layers[0]._storage
+    assert max(rows) > memory.num_pending
+    rows.clear()
+    assert model.generate(ids, memory=memory, **NEW).tolist() == first
+    cache, _ = memory.close_on_fork()
+    model.model.text_step(torch.randn(1, 100, 96), cache)
+    assert max(rows) < 120 and memory.cache.layers[0]._storage is cache.layers[0]._storage is storage
+    memory.extend(random_pixels(5, 1))
+    whole = model.summarize([random_pixels(13), random_pixels(5, 1)], prefix_ids=before)
+    assert model.generate(ids, memory=memory, **NEW).tolist() == model.generate(ids, memory=whole, **NEW).tolist()
+
+
 def test_videos_that_begin_alike_are_read_side_by_side(tiny, tmp_path):
     tokenizer, model, _ = tiny
     model.config.beacon_ratio = [4]

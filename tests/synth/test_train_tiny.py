@@ -1,4 +1,4 @@
-"""`scripts/train_tiny.sh --cpu`: all stages by the training program, the first two beside each other, resumable."""
+"""`scripts/train_tiny.sh --cpu`: all stages by the training program, one after the other, resumable."""
 
 import json
 
@@ -8,10 +8,9 @@ from programs import call
 from safetensors.torch import load_file
 from tiny_runs import run_tiny
 
-from videoxl.errors import CheckpointError
 from videoxl.model.builder import load_pretrained_model
-from videoxl.synth.stage_runs import forget_beacons, run_apart, wait_for
-from videoxl.synth.stages import STAGES, find_stage
+from videoxl.synth.stage_runs import forget_beacons
+from videoxl.synth.stages import STAGES
 from videoxl.synth.train_tiny import main
 
 NAMES = [f"{number + 1}-{stage.name}" for number, stage in enumerate(STAGES["cpu"])]
@@ -88,25 +87,6 @@ def test_without_a_gpu_it_says_what_to_do(tmp_path):
     done = run_tiny(tmp_path / "run")
     assert done.returncode == 2 and "--cpu" in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_the_two_first_lessons_start_from_the_base_and_end_in_one_model(tiny_run):
-    folder, done = tiny_run
-    base, tower, both = (load_file(folder / name / "model.safetensors") for name in ("base", *NAMES[:2]))
-    for name, weight in both.items():
-        source = tower if "vision_tower" in name else base
-        learns = "vision_tower" not in name and weight.ndim == 2 and ("model.layers" in name or "embed" in name)
-        if learns or "vision_tower" in name or "projector" in name:
-            assert torch.equal(weight, source[name]) != learns, name
-    log = folder / f"{NAMES[1]}.log"
-    assert str(log) in done.stderr and "40 steps in" in log.read_text() and "words: 40 steps" in done.stderr
-
-
-def test_a_lesson_that_fails_beside_the_other_is_named_with_its_last_line(tmp_path):
-    log = tmp_path / "2-words.log"
-    process = run_apart(log, find_stage("cpu/words"), tmp_path / "nothing", tmp_path / "2-words", "cpu", 0, 0)
-    with pytest.raises(CheckpointError, match=r"2-words ended with status 1.*nothing"):
-        wait_for(process, log)
 
 
 @pytest.fixture

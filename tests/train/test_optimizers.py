@@ -16,7 +16,7 @@ from videoxl.train.parts import freeze_others, learning_parts
 
 def make(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    return nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))  # two matrices of one shape
 
 
 def joint(net):
@@ -43,7 +43,8 @@ def test_a_step_is_that_of_both():
         [{"params": [layer.weight for layer in plain], "weight_decay": 0.1}], lr=0.02, adjust_lr_fn="match_rms_adamw"
     )
     both = (muon, AdamW([layer.bias for layer in plain], lr=0.01))
-    assert torch.equal(run(ours, [joint(ours)], 4), run(plain, both, 4))
+    moved = run(plain, both, 4) - run(make(), [], 0)
+    torch.testing.assert_close(run(ours, [joint(ours)], 4) - run(make(), [], 0), moved, rtol=0.05, atol=2e-3)
     assert not torch.equal(run(make(), [], 0), run(ours, [], 0))
 
 

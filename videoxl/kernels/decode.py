@@ -39,12 +39,12 @@ def _storage(ADDRESS, dtype: tl.constexpr):
 
 @triton.jit
 def _write_kernel(
-    Q, K, V, COS, SIN, ADDRESS, LENGTHS,
+    QKV, COS, SIN, ADDRESS, LENGTHS,
     N: tl.constexpr, N2: tl.constexpr, G: tl.constexpr, G2: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """One row: its query is rotated in place, its key and value go into the cache behind what is stored."""
     row = tl.program_id(0)
-    dtype = Q.dtype.element_ty
+    dtype = QKV.dtype.element_ty
     own_keys, own_values, capacity = _storage(ADDRESS, dtype)
     stored = tl.load(LENGTHS)
     half = tl.arange(0, D // 2)
@@ -52,7 +52,8 @@ def _write_kernel(
     sin = tl.load(SIN + row * D + D // 2 + half).to(tl.float32)[None, :]
 
     heads = tl.arange(0, N2)[:, None]
-    at = Q + row * N * D + heads * D + half[None, :]
+    row_start = QKV + row * (N + 2 * G) * D
+    at = row_start + heads * D + half[None, :]
     first = tl.load(at, heads < N, other=0.0).to(tl.float32)
     second = tl.load(at + D // 2, heads < N, other=0.0).to(tl.float32)
     first, second = _rotated(first, second, cos, sin, dtype)
@@ -60,20 +61,21 @@ def _write_kernel(
     tl.store(at + D // 2, second, heads < N)
 
     heads = tl.arange(0, G2)[:, None]
-    at = row * G * D + heads * D + half[None, :]
-    first = tl.load(K + at, heads < G, other=0.0).to(tl.float32)
-    second = tl.load(K + at + D // 2, heads < G, other=0.0).to(tl.float32)
+    at = row_start + (N + heads) * D + half[None, :]
+    first = tl.load(at, heads < G, other=0.0).to(tl.float32)
+    second = tl.load(at + D // 2, heads < G, other=0.0).to(tl.float32)
     first, second = _rotated(first, second, cos, sin, dtype)
     to = ((row * G + heads) * capacity + stored) * D + half[None, :]
     tl.store(own_keys + to, first, heads < G)
     tl.store(own_keys + to + D // 2, second, heads < G)
-    tl.store(own_values + to, tl.load(V + at, heads < G), heads < G)
-    tl.store(own_values + to + D // 2, tl.load(V + at + D // 2, heads < G), heads < G)
+    at += G * D
+    tl.store(own_values + to, tl.load(at, heads < G), heads < G)
+    tl.store(own_values + to + D // 2, tl.load(at + D // 2, heads < G), heads < G)
 
 
 @triton.jit
 def _split_kernel(
-    Q, ADDRESS, LENGTHS, PART, WEIGHT, scale, rows, more,
+    QKV, ADDRESS, LENGTHS, PART, WEIGHT, scale, rows, more,
     N: tl.constexpr, G: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     D: tl.constexpr, SHARED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -84,7 +86,7 @@ def _split_kernel(
     """
     GROUP: tl.constexpr = N // G
     split, group, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    keys, values, capacity = _storage(ADDRESS, Q.dtype.element_ty)
+    keys, values, capacity = _storage(ADDRESS, QKV.dtype.element_ty)
     length = tl.load(LENGTHS) + more
     share = tl.cdiv(tl.cdiv(length, SPLITS), KEYS) * KEYS
     start = split * share
@@ -99,7 +101,7 @@ def _split_kernel(
         real = index < GROUP
         offset = (part * G + group).to(tl.int64) * capacity * D
     head = group * GROUP + index % GROUP
-    query = tl.load(Q + (row * N + head)[:, None] * D + d[None, :], real[:, None], other=0.0)
+    query = tl.load(QKV + (row * (N + 2 * G) + head)[:, None] * D + d[None, :], real[:, None], other=0.0)
     keys += offset
     values += offset
     total = tl.zeros([QUERIES], tl.float32)
@@ -181,9 +183,7 @@ class DecodeAttention:
 
     def __call__(
         self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        qkv: Tensor,
         rope: tuple[Tensor, Tensor],
         addresses: Tensor,
         lengths: Tensor,
@@ -192,7 +192,7 @@ class DecodeAttention:
         """Write one position of every row into the cache and attend to all of them.
 
         Args:
-            query: [B, 1, N D], not rotated yet; it is rotated in place. key, value: [B, 1, G D].
+            qkv: [B, 1, (N + 2 G) D], queries, keys and values, not rotated yet; queries are rotated in place.
             rope: cosine and signed sine [B, 1, D].
             addresses: [ADDRESSES] int64, where the layer's keys [B, G, capacity, D] and values lie.
             lengths: [2] int32, positions stored before this one in the rows' own storage and in the prefix.
@@ -202,17 +202,17 @@ class DecodeAttention:
         """
         heads, groups, dim, scale = self.heads, self.groups, self.dim, scaling * _LOG2_E
         _write_kernel[(self.rows,)](
-            query, key, value, *rope, addresses, lengths,
+            qkv, *rope, addresses, lengths,
             heads, triton.next_power_of_2(heads), groups, triton.next_power_of_2(groups), dim,
         )  # fmt: skip
         calls = [(self._own, OWN, 0, 1)] + ([(self._prefix, PREFIX, 1, 0)] if self.shared else [])
         for parts, at, which, more in calls:
             _split_kernel[(parts.splits, groups, parts.number)](
-                query, addresses[at:], lengths[which:], parts.outputs, parts.weights, scale, self.rows, more,
+                qkv, addresses[at:], lengths[which:], parts.outputs, parts.weights, scale, self.rows, more,
                 heads, groups, parts.splits, parts.queries, _BLOCK_KEYS, dim, which == 1, _STAGES,
                 num_warps=4, num_stages=_STAGES,
             )  # fmt: skip
-        output = torch.empty_like(query)
+        output = qkv.new_empty(self.rows, 1, heads * dim)
         own, prefix = self._own, self._prefix
         _merge_kernel[(heads, self.rows)](
             own.outputs, own.weights, prefix.outputs, prefix.weights, output,

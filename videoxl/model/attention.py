@@ -64,7 +64,7 @@ def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: Wi
     if window is None or beacon is None:
         return ordinary(x)
     tokens, beacons = x[:, : window.num_tokens], x[:, window.num_tokens :]
-    plain = _is_plain(ordinary) and _is_plain(beacon)
+    plain = is_plain_linear(ordinary) and is_plain_linear(beacon)
     if len(x) == 1 and plain and can_run(x, ordinary.weight, beacon.weight):
         # Two products into one tensor: to put their results together would read and write all of them once more.
         output = x.new_empty(*x.shape[:-1], ordinary.out_features)
@@ -74,7 +74,7 @@ def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: Wi
     return torch.cat([ordinary(tokens), beacon(beacons)], dim=1)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain_linear(module: nn.Module) -> bool:
     """Whether a call of the module is a product with its weight and nothing else (no adapter, no hook, not spread)."""
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
     return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not hooked

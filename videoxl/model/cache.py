@@ -156,6 +156,11 @@ class SummaryLayer(GrowingLayer):
         self._extent = self.length
         self.is_initialized = True
 
+    def addresses(self) -> list[int]:
+        """Where kernels that are not handed the storage find it: see `ADDRESSES` in `videoxl/kernels/decode.py`."""
+        storage = self._storage
+        return [storage.keys.data_ptr(), storage.values.data_ptr(), storage.keys.shape[2], 0, 0, 0]
+
     @property
     def stored(self) -> list[Tensor]:
         """What is stored, without room for more: keys and values, or nothing yet."""
@@ -175,6 +180,12 @@ class SummaryLayer(GrowingLayer):
     def reserve(self, positions: int) -> None:
         """Have room for that many when storage is next made."""
         self.reserved = max(self.reserved, positions)
+
+    def make_room(self, positions: int) -> None:
+        """Have storage for so many more positions, and for text behind them, which forks can then write in place."""
+        needed = self.length + positions + _GROWTH_QUANTUM
+        if self.is_initialized and needed > self._storage.keys.shape[2]:
+            self._reallocate(needed)
 
     def fork(self) -> SummaryLayer:
         """Another layer with the same content; storage is shared until both write."""
@@ -335,6 +346,11 @@ class SummaryCache(Cache):
         """Allocate room for `positions` in all when storage is next needed, so that it need not grow step by step."""
         for layer in self.layers:
             layer.reserve(positions)
+
+    def make_room(self, positions: int) -> None:
+        """See `SummaryLayer.make_room`."""
+        for layer in self.layers:
+            layer.make_room(positions)
 
     def shared_prefix(self, layer_idx: int) -> tuple[Tensor, Tensor] | None:
         """Keys and values [1, N, M, D] that `update` leaves out because all rows share them; None where they do not."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoxl.kernels import KERNEL_HEAD_DIMS, can_run
+from videoxl.model.attention import is_plain_linear
 from videoxl.model.cache import SummaryCache
 from videoxl.model.transfer import send
 
@@ -39,6 +41,7 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCac
         and not model.training
         and model.config._attn_implementation == "sdpa"
         and model.model.layers[0].self_attn.head_dim in KERNEL_HEAD_DIMS
+        and model.config.hidden_act == "silu"
         and getattr(model, "hf_quantizer", None) is None  # its kernels may not be capturable
         and not hasattr(model.model.layers[0], "_hf_hook")  # accelerate moves tensors between devices
         and not (hasattr(weight, "ds_id") or hasattr(weight, "_local_tensor"))  # spread by DeepSpeed or FSDP
@@ -50,7 +53,7 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCac
     with _steps_lock:
         steps = _steps.setdefault(model, {})
         step = steps.get(kind)
-        if step is None or not step.is_current(model):
+        if step is None or not (step.serves(cache) or step.is_current(model)):
             _capture_device[:] = [weight.device.index]
             step = steps[kind] = DecodeStep(model, *kind, capture=True)
     return step
@@ -67,6 +70,7 @@ class DecodeStep:
 
     def __init__(self, model, batch: int, shared: bool, capture: bool):
         from videoxl.kernels.decode import ADDRESSES, DecodeAttention
+        from videoxl.kernels.thin_products import MOST_ROWS, thin_product
 
         decoder = model.model
         weight = decoder.embed_tokens.weight
@@ -82,9 +86,14 @@ class DecodeStep:
             self._attend = DecodeAttention(
                 batch, config.num_attention_heads, config.num_key_value_heads, attention.head_dim, shared, device
             )
+        linears = [m for layer in decoder.layers for part in (layer.self_attn, layer.mlp) for m in part.children()]
+        linears = [m for m in (*linears, model.lm_head) if hasattr(m, "weight")]
+        is_thin = batch <= MOST_ROWS and all(map(is_plain_linear, linears))
+        self._product = thin_product if is_thin else plain_product
         self._model = weakref.ref(model)
         self._lock = threading.Lock()
-        self._known_addresses: list[list[int]] = []
+        self._cache: Callable[[], SummaryCache | None] = lambda: None
+        self._places: list[int] = []
         self._linears = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
         self._last_attention = decoder.layers[-1].self_attn
         self._weights = self._weight_addresses()
@@ -113,34 +122,37 @@ class DecodeStep:
     def _weight_addresses(self) -> list[int]:
         return [module.weight.data_ptr() for module in self._linears]
 
+    def serves(self, cache: SummaryCache) -> bool:
+        """Whether the last token was one of this cache's: its weights were looked at then."""
+        return self._cache() is cache
+
     def _bind(self, cache: SummaryCache) -> None:
         """Make room for one more position, and tell the kernels where the cache lies and how long it is."""
-        lengths, addresses = [0, 0], []
-        for index, layer in enumerate(cache.layers):
-            keys, values, lengths[0] = layer.advance(1)
-            row = _where(keys, values)
-            prefix = cache.shared_prefix(index)
-            if prefix is not None:
-                lengths[1] = prefix[0].shape[2]
-                row += _where(*prefix)
-            addresses.append(row + [0] * (self._addresses.shape[1] - len(row)))
-        self._lengths.copy_(send(torch.tensor(lengths, dtype=torch.int32), self._lengths.device))
-        if addresses != self._known_addresses:
-            self._addresses.copy_(send(torch.tensor(addresses), self._addresses.device))
-            self._known_addresses = addresses
+        stored, places = 0, []
+        for layer in cache.layers:
+            keys, _, stored = layer.advance(1)
+            places.append(keys.data_ptr())
+        prefix = cache.shared_prefix(0)
+        lengths = torch.tensor([stored, 0 if prefix is None else prefix[0].shape[2]], dtype=torch.int32)
+        self._lengths.copy_(send(lengths, self._lengths.device))
+        if not self.serves(cache) or places != self._places:
+            addresses = torch.tensor([layer.addresses() for layer in cache.layers])
+            self._addresses.copy_(send(addresses, self._addresses.device))
+            self._cache, self._places = weakref.ref(cache), places
 
     def _run(self) -> Tensor:
         model = self._model()
-        decoder = model.model
+        decoder, product = model.model, self._product
         hidden = decoder.embed_tokens(self._ids)
         rope = decoder.rotary_emb(hidden, self._positions)
         for layer, addresses in zip(decoder.layers, self._addresses):
-            attention, normed = layer.self_attn, layer.input_layernorm(hidden)
-            query, key, value = (proj(normed) for proj in (attention.q_proj, attention.k_proj, attention.v_proj))
-            attended = self._attend(query, key, value, rope, addresses, self._lengths, attention.scaling)
-            hidden = hidden + attention.o_proj(attended)
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        return model.lm_head(decoder.norm(hidden))
+            attention, mlp = layer.self_attn, layer.mlp
+            qkv = product(hidden, (attention.q_proj, attention.k_proj, attention.v_proj), layer.input_layernorm)
+            attended = self._attend(qkv, rope, addresses, self._lengths, attention.scaling)
+            hidden = product(attended, (attention.o_proj,), residual=hidden)
+            middle = product(hidden, (mlp.gate_proj, mlp.up_proj), layer.post_attention_layernorm, gated=True)
+            hidden = product(middle, (mlp.down_proj,), residual=hidden)
+        return product(hidden, (model.lm_head,), decoder.norm)
 
     def _make_graph(self) -> None:
         """Run once on the side, where kernels are compiled and libraries allocate, then capture."""
@@ -155,6 +167,15 @@ class DecodeStep:
         self._graph = graph
 
 
-def _where(keys: Tensor, values: Tensor) -> Sequence[int]:
-    """Addresses of [B, N, M, D] tensors, and how many positions lie between two heads."""
-    return [keys.data_ptr(), values.data_ptr(), keys.stride(1) // keys.stride(2)]
+def plain_product(
+    x: Tensor,
+    linears: Sequence[nn.Module],
+    norm: nn.Module | None = None,
+    residual: Tensor | None = None,
+    gated: bool = False,
+) -> Tensor:
+    """`thin_product` by PyTorch's operations: for more rows, and for layers that are more than a product."""
+    x = x if norm is None else norm(x)
+    made = [linear(x) for linear in linears]
+    output = F.silu(made[0]) * made[1] if gated else torch.cat(made, dim=-1) if len(made) > 1 else made[0]
+    return output if residual is None else residual + output

@@ -59,6 +59,7 @@ class VideoMemory:
         self.rows = 1
         self._fingerprint: dict[str, str] | None = None
         self._torn = False
+        self._closed: tuple[SummaryCache, RegionReader] | None = None
 
     @classmethod
     @torch.no_grad()
@@ -178,6 +179,7 @@ class VideoMemory:
 
     def _read(self, tokens: Tensor, timestamps: list[float], indices: list[int], hidden: Tensor | None):
         """Hand [R, F, t, H] visual tokens to the reader; returns the last one's hidden state, or `hidden`."""
+        self._closed = None
         self._torn = True  # until plan, cache and timeline agree again
         hidden = last_hidden(self.reader.push(tokens.flatten(1, 2)), hidden)
         self.timestamps += timestamps
@@ -206,18 +208,23 @@ class VideoMemory:
     def close_on_fork(self, num_rows: int = 1) -> tuple[SummaryCache, RatioChooser]:
         """A cache for a question, pending tokens read too, and the state of the ratio's draws behind it.
 
-        This memory does not change.
+        This memory does not change. Pending tokens are read for the first question alone.
         """
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; take the one to be asked out with row()")
-        cache = self.cache.fork()
-        reader = self.reader.fork(cache)
-        for hidden in reader.close():
-            check_finite(hidden, cache)
+        if self._closed is None:
+            self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
+            closed = self.cache.fork()
+            reader = self.reader.fork(closed)
+            for hidden in reader.close():
+                check_finite(hidden, closed)
+            self._closed = closed, reader
+        closed, reader = self._closed
+        cache = closed.fork()
         if num_rows > 1:
             repeat_rows(cache, num_rows, self.model.config._attn_implementation)
-        return cache, reader.planner.chooser
+        return cache, reader.planner.fork().chooser
 
     def check_whole(self) -> None:
         """Raise `MemoryFileError` where an `extend` was interrupted inside a window."""

@@ -57,6 +57,10 @@ class SharedPrefixLayer(GrowingLayer):
         """As `SummaryLayer.advance`, of each row's own."""
         return self.own.advance(positions)
 
+    def addresses(self) -> list[int]:
+        """As `SummaryLayer.addresses`, the prefix behind the rows' own."""
+        return [*self.own.addresses()[:3], *self.prefix.addresses()[:3]]
+
     def fork(self) -> SharedPrefixLayer:
         """Another layer with the same content."""
         return SharedPrefixLayer(self.prefix.fork(), self.own.fork())
@@ -72,6 +76,9 @@ class SharedPrefixLayer(GrowingLayer):
 
     def reserve(self, positions: int) -> None:
         self.own.reserve(max(0, positions - self.prefix.length))
+
+    def make_room(self, positions: int) -> None:
+        self.own.make_room(positions)
 
     # -- transformers' cache protocol ----------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from videoxl.train.vision_classes import UNKNOWN
 WORDS_FRAMES = 10  # of a story in words
 WORDS_ROWS = 64  # of a batch of them among videos
 WORDS_QUESTIONS = 8  # about each
-WORDS_RELATIONS = 0.5  # share of those about order, number and absence
+WORDS_RELATIONS = 0.5  # share of those about order, number and absence, where the stage is one of videos
 # Share of stories in words of which every token is learnt, those of questions and options too. The letter that stands
 # before an option is learnt in this way; from answers alone some seeds never learn to name it.
 WORDS_WHOLE = 0.2
@@ -111,7 +111,8 @@ class SyntheticStream(Dataset):
         """A story as text, all questions one after the other in one conversation: many answers for little text."""
         cards = sample_cards(rng, self.stage.most_cards, several=True)
         story = tell(rng, WORDS_FRAMES, cards, clip_frames=(1, 3), drawn=False)
-        questions = ask(rng, cards, WORDS_QUESTIONS, relations=WORDS_RELATIONS)
+        relations = self.stage.relations if self.stage.kind == "text" else WORDS_RELATIONS
+        questions = ask(rng, cards, WORDS_QUESTIONS, relations=relations)
         _describe(rng, questions, story, "video")
         turns = []
         for question in questions:

@@ -22,7 +22,8 @@ from videoxl.synth.stage_runs import prepare_device, train_stages
 # What a run looks at itself; docs/benchmarks.md has more.
 QUICK = {
     "gpu": (
-        ("needle", (64, 256, 1024), (8, 16), 140, ("beacon",)),
+        ("needle", (64, 256), (8, 16), 140, ("beacon",)),
+        ("needle", (1024,), (8, 16), 70, ("beacon",)),
         ("needle", (64,), (8,), 140, ("none", "drop", "mean", "no video")),
         ("ordering", (64,), (8,), 60, ("beacon",)),
         ("counting", (64,), (8,), 60, ("beacon",)),

@@ -113,11 +113,9 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    print(f"{'frames':>7} {'s a step':>9} {'tokens/s':>9} {'TFLOP/s':>8} {'peak GiB':>9} {'estimated':>10}  mode")
-    print(
-        f"{report['frames']:>7} {report['step_s']:>9.2f} {report['tokens_per_s']:>9.0f} {report['tflops']:>8.0f} "
-        f"{report['peak_gib']:>9.1f} {report['estimated_gib']:>10.1f}  {report['mode']}"
-    )
+    columns = ("frames", "step_s", "tokens_per_s", "tflops", "peak_gib", "estimated_gib", "weights", "mode")
+    shown = [f"{report[name]:.4g}" if isinstance(report[name], float) else str(report[name]) for name in columns]
+    print(" | ".join(columns), " | ".join(shown), sep="\n")
     if arguments.output:
         arguments.output.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report))
@@ -132,12 +130,15 @@ def parse_arguments() -> argparse.Namespace:
         "--steps", type=int, default=6, help="optimizer steps; the first two are not counted (default 6)"
     )
     parser.add_argument("--lora", action="store_true", help="train adapters and projector instead of everything")
+    parser.add_argument(
+        "--half-weights", action="store_true", help="weights and AdamW's state in bf16, instead of float32 weights"
+    )
     parser.add_argument("--output", type=Path, help="write the numbers as JSON to this file")
     return parser.parse_args()
 
 
 def measure(arguments: argparse.Namespace, config: VideoXLConfig, training: TrainingArguments) -> dict:
-    model = make_model(config, training, arguments.lora)
+    model = make_model(config, training, arguments.lora, arguments.half_weights)
     tower = base_of(model).model.vision_tower
     dataset = OneVideo(arguments.frames, tower.image_size, tower.num_patches, arguments.steps)
     clock = StepClock()
@@ -152,6 +153,7 @@ def measure(arguments: argparse.Namespace, config: VideoXLConfig, training: Trai
     tokens = dataset.plans[0].length
     return {
         "mode": "LoRA and projector" if arguments.lora else "all parameters",
+        "weights": "bf16" if arguments.half_weights or arguments.lora else "fp32",
         "frames": arguments.frames,
         "ratio": arguments.ratio,
         "tokens": tokens,
@@ -165,10 +167,10 @@ def measure(arguments: argparse.Namespace, config: VideoXLConfig, training: Trai
     }
 
 
-def make_model(config: VideoXLConfig, training: TrainingArguments, lora: bool) -> torch.nn.Module:
+def make_model(config: VideoXLConfig, training: TrainingArguments, lora: bool, half: bool = False) -> torch.nn.Module:
     torch.manual_seed(0)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if lora and training.bf16 else torch.float32)
+    torch.set_default_dtype(torch.bfloat16 if (lora or half) and training.bf16 else torch.float32)
     try:
         with torch.device("cuda" if training.bf16 else "cpu"):
             model = LlavaQwenForCausalLM(config)

@@ -14,7 +14,7 @@ from videoxl.kernels import thin_products
 from videoxl.model import decode_graph
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.cache import SummaryCache
-from videoxl.model.decode_graph import DecodeStep, decode_step, plain_product
+from videoxl.model.decode_graph import DecodeStep, decode_step, plain_product, run_ahead
 
 
 def caches(model, rows: int, number: int) -> list[SummaryCache]:
@@ -58,6 +58,51 @@ def test_one_step_serves_several_sequences(tiny):
             position = torch.tensor([[plain.get_query_offset()]])
             hidden = model.model.text_step(model.model.embed_tokens(ids), plain, position)
             torch.testing.assert_close(step(ids, position, stepped), model.lm_head(hidden), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_greedy_answer_is_begun_ahead_and_comes_out_the_same(tiny, rows):
+    """Expected tokens are computed once, unexpected ones anew; what was begun leaves no trace."""
+    _, model, _ = tiny
+    plain, stepped = caches(model, rows, 2)
+    step = DecodeStep(model, rows, rows > 1, capture=False)
+    decode_graph._steps[model] = {(rows, rows > 1): step}
+    ran, run = [], step._run
+    step._run = lambda: ran.append(1) or run()
+    ids, computed = torch.randint(0, 256, (rows, 1)), []
+    with run_ahead(model):
+        for greedy in (True, True, False, True, False, False, False, True):
+            position = torch.tensor([[plain.get_query_offset()]])
+            hidden = model.model.text_step(model.model.embed_tokens(ids), plain, position)
+            logits = step(ids, position, stepped)
+            torch.testing.assert_close(logits, model.lm_head(hidden), atol=1e-5, rtol=1e-5)
+            assert stepped.get_query_offset() == plain.get_query_offset()
+            best = logits[:, -1].argmax(-1, keepdim=True)
+            ids = best if greedy else (best + 1) % 256
+            computed.append(len(ran))
+    # A step for the first token and for each behind one that was not expected, one ahead of each until three missed.
+    assert computed == [2, 3, 4, 6, 7, 9, 10, 11]
+    assert step._begun is None and not hasattr(decode_graph._ahead, "misses")
+    position = torch.tensor([[plain.get_query_offset()]])
+    step(ids, position, stepped)
+    assert len(ran) == computed[-1] + 1  # not ahead any more
+
+
+@torch.no_grad()
+def test_another_sequence_in_between_is_not_taken_for_what_was_begun(tiny):
+    _, model, _ = tiny
+    (plain, stepped), (other, _) = caches(model, 1, 2), caches(model, 1, 2)
+    step = DecodeStep(model, 1, False, capture=False)
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    with run_ahead(model):
+        best = step(ids, torch.tensor([[plain.get_query_offset()]]), stepped)[:, -1].argmax(-1, keepdim=True)
+        step(best, torch.tensor([[other.get_query_offset()]]), other)
+        found = step(best, torch.tensor([[stepped.get_query_offset()]]), stepped)
+    for token in (ids, best):
+        position = torch.tensor([[plain.get_query_offset()]])
+        hidden = model.model.text_step(model.model.embed_tokens(token), plain, position)
+    torch.testing.assert_close(found, model.lm_head(hidden), atol=1e-5, rtol=1e-5)
 
 
 def test_moved_or_replaced_weights_are_noticed(tiny):

@@ -117,20 +117,20 @@ class SummaryLayer(GrowingLayer):
             Keys and values [B, N, capacity, D] of the storage, and the first of the new positions in them.
         """
         start = self.length
-        storage = self._room_for(positions)
+        storage = self.room_for(positions)
         self.length += positions
         return storage.keys, storage.values, start
 
     def _write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values behind `length`; returns the tensors that hold everything up to there."""
         start, end = self.length, self.length + keys.shape[2]
-        storage = self._room_for(keys.shape[2])
+        storage = self.room_for(keys.shape[2])
         storage.keys[:, :, start:end] = keys
         storage.values[:, :, start:end] = values
         return storage.keys, storage.values
 
-    def _room_for(self, positions: int) -> _Storage:
-        """Storage where so many positions behind `length` may be written, marked as in use."""
+    def room_for(self, positions: int) -> _Storage:
+        """Storage where so many positions behind `length` may be written, marked as in use; they do not count yet."""
         storage = self._storage
         start, end = self.length, self.length + positions
         with storage.lock:

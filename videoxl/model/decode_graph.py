@@ -5,6 +5,10 @@ whole step, from ids to logits, is captured once. What differs from token to tok
 the cache lies, how long it is, positions) is read from device memory by the kernels of `videoxl/kernels/decode.py`: a
 graph belongs to a model's weights and serves every sequence. Inputs and outputs are copied in and out under a lock.
 
+Between two tokens transformers' loop looks at each one on the host, about a millisecond in which the GPU would have
+nothing to do. Of a greedy answer the next token is known by then: its step is begun at once, on a stream of its own
+(`run_ahead`), and taken if the loop asks for just that token; otherwise it is as if it had not been.
+
 Shape letters: B batch, V vocabulary.
 """
 
@@ -12,7 +16,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +30,8 @@ from videoxl.model.transfer import send
 
 _steps: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, bool], DecodeStep]] = weakref.WeakKeyDictionary()
 _steps_lock = threading.Lock()
+_ahead = threading.local()  # `misses`, inside `run_ahead`: tokens in this thread that were not the expected ones
+MOST_MISSES = 3  # then the answer is no greedy one: something else chooses its tokens
 _capture_device: list[int] = []  # torch keeps one capture stream a process, on the device that captured first
 
 
@@ -57,6 +64,21 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCac
             _capture_device[:] = [weight.device.index]
             step = steps[kind] = DecodeStep(model, *kind, capture=True)
     return step
+
+
+@contextmanager
+def run_ahead(model) -> Iterator[None]:
+    """In this thread, steps of `model` begin the next token of an answer that is expected to be greedy.
+
+    What is asked for in between must be tokens of one sequence; its cache must not be touched otherwise.
+    """
+    _ahead.misses = 0
+    try:
+        yield
+    finally:
+        del _ahead.misses
+        for step in list(_steps.get(model, {}).values()):
+            step.settle()
 
 
 class DecodeStep:
@@ -100,20 +122,69 @@ class DecodeStep:
         self._capture = capture
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
+        self._side = torch.cuda.Stream() if capture else None
+        self._begun: tuple[Callable[[], SummaryCache | None], Tensor] | None = None
 
     def __call__(self, input_ids: Tensor, position_ids: Tensor, cache: SummaryCache) -> Tensor:
         """input_ids, position_ids [B, 1] -> logits [B, 1, V]; the cache grows by one position."""
         with self._lock:
-            self._bind(cache)
-            self._ids.copy_(input_ids)
-            self._positions.copy_(position_ids.expand_as(self._ids))
-            if not self._capture:
-                return self._run()
-            if self._graph is None:
-                with torch.inference_mode(False), torch.no_grad():
-                    self._make_graph()
-            self._graph.replay()
-            return self._logits.clone()
+            logits = self._take_ahead(input_ids, cache)
+            if logits is None:
+                self._bind(cache)
+                for layer in cache.layers:
+                    layer.advance(1)
+                self._ids.copy_(input_ids)
+                self._positions.copy_(position_ids.expand_as(self._ids))
+                self._compute()
+                logits = self._logits.clone()
+            if getattr(_ahead, "misses", MOST_MISSES) < MOST_MISSES:
+                self._begin_next(cache, logits)
+            return logits
+
+    def settle(self) -> None:
+        """Forget what was begun, and let nothing behind this overtake it."""
+        with self._lock:
+            if self._begun is not None:
+                self._wait_for_side()
+                self._begun = None
+
+    def _begin_next(self, cache: SummaryCache, logits: Tensor) -> None:
+        best = logits[:, -1].argmax(dim=-1, keepdim=True)
+        self._bind(cache)
+        self._ids.copy_(best)
+        self._positions.add_(1)
+        if self._side is not None:
+            self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side) if self._side is not None else nullcontext():
+            self._compute()
+        self._begun = weakref.ref(cache), best
+
+    def _take_ahead(self, input_ids: Tensor, cache: SummaryCache) -> Tensor | None:
+        """Logits behind `input_ids`, if that is what was begun."""
+        if self._begun is None:
+            return None
+        (begun_for, best), self._begun = self._begun, None
+        is_it = begun_for() is cache and torch.equal(best, input_ids)  # looks at them while the step runs
+        self._wait_for_side()
+        if not is_it:
+            _ahead.misses = getattr(_ahead, "misses", 0) + 1
+            return None
+        for layer in cache.layers:
+            layer.advance(1)
+        return self._logits.clone()
+
+    def _wait_for_side(self) -> None:
+        if self._side is not None:
+            torch.cuda.current_stream().wait_stream(self._side)
+
+    def _compute(self) -> None:
+        if not self._capture:
+            self._logits = self._run()
+            return
+        if self._graph is None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._make_graph()
+        self._graph.replay()
 
     def is_current(self, model) -> bool:
         """Whether the weights still lie where they lay when the graph was made."""
@@ -127,13 +198,11 @@ class DecodeStep:
         return self._cache() is cache
 
     def _bind(self, cache: SummaryCache) -> None:
-        """Make room for one more position, and tell the kernels where the cache lies and how long it is."""
-        stored, places = 0, []
-        for layer in cache.layers:
-            keys, _, stored = layer.advance(1)
-            places.append(keys.data_ptr())
+        """Have room for one more position, and tell the kernels where the cache lies and how long it is."""
+        places = [layer.room_for(1).keys.data_ptr() for layer in cache.layers]
         prefix = cache.shared_prefix(0)
-        lengths = torch.tensor([stored, 0 if prefix is None else prefix[0].shape[2]], dtype=torch.int32)
+        in_prefix = 0 if prefix is None else prefix[0].shape[2]
+        lengths = torch.tensor([cache.get_query_offset() - in_prefix, in_prefix], dtype=torch.int32)
         self._lengths.copy_(send(lengths, self._lengths.device))
         if not self.serves(cache) or places != self._places:
             addresses = torch.tensor([layer.addresses() for layer in cache.layers])
@@ -156,11 +225,10 @@ class DecodeStep:
 
     def _make_graph(self) -> None:
         """Run once on the side, where kernels are compiled and libraries allocate, then capture."""
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
             self._run()
-        current.wait_stream(side)
+        self._wait_for_side()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._logits = self._run()

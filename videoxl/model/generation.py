@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ from transformers.generation.utils import GenerateOutput
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
 from videoxl.model.cache import SummaryCache
+from videoxl.model.decode_graph import run_ahead
 from videoxl.model.prompt import Prompt, pad_rows, split_prompt
 from videoxl.model.runner import (
     Progress,
@@ -129,7 +131,15 @@ class VideoXLGenerationMixin(GenerationMixin):
         kwargs.setdefault("pad_token_id", self.generation_config.pad_token_id)
         if kwargs["pad_token_id"] is None:
             kwargs["pad_token_id"] = _first(self.generation_config.eos_token_id)
-        return super().generate(expanded, *args, attention_mask=mask, past_key_values=cache, use_cache=True, **kwargs)
+        kwargs |= {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        with run_ahead(self) if self._is_greedy(kwargs) else nullcontext():
+            return super().generate(expanded, *args, **kwargs)
+
+    def _is_greedy(self, given: dict) -> bool:
+        """Whether `generate` will take the likeliest token each time, as far as its arguments say."""
+        config = given.get("generation_config") or self.generation_config
+        samples, beams = (given.get(name, getattr(config, name)) for name in ("do_sample", "num_beams"))
+        return not samples and beams in (None, 1) and not given.get("assistant_model")
 
     def summarize(
         self,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from videoxl.model.attention_backends import can_share_prefix
-from videoxl.model.cache import GrowingLayer, SummaryCache, SummaryLayer
+from videoxl.model.cache import GrowingLayer, SummaryCache, SummaryLayer, _Storage
 
 
 def repeat_rows(cache: SummaryCache, times: int, backend: str) -> None:
@@ -56,6 +56,9 @@ class SharedPrefixLayer(GrowingLayer):
     def advance(self, positions: int) -> tuple[Tensor, Tensor, int]:
         """As `SummaryLayer.advance`, of each row's own."""
         return self.own.advance(positions)
+
+    def room_for(self, positions: int) -> _Storage:
+        return self.own.room_for(positions)
 
     def addresses(self) -> list[int]:
         """As `SummaryLayer.addresses`, the prefix behind the rows' own."""

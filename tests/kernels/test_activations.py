@@ -20,6 +20,19 @@ def test_they_equal_the_plain_operations():
     torch.testing.assert_close(swiglu(x.clone(), y), F.silu(x) * y)
 
 
+def test_gradients_are_those_of_the_plain_operations():
+    torch.manual_seed(0)
+    x, y = ((torch.randn(5, 300) * 3).requires_grad_() for _ in range(2))
+    for ours, plain, inputs in (
+        (quick_gelu, QuickGELU(), (x,)),
+        (swiglu, lambda a, b: F.silu(a) * b, (x, y)),
+    ):
+        weight = torch.randn(300, 5)
+        found = torch.autograd.grad((ours(*inputs).t() * weight).sum(), inputs)
+        expected = torch.autograd.grad((plain(*inputs).t() * weight).sum(), inputs)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 2047, 2049])
 def test_nothing_behind_the_end_is_touched(size):
     room = torch.zeros(size + 10)

@@ -105,7 +105,7 @@ def test_a_model_reads_the_same_with_kernels_as_without(tiny, monkeypatch):
     caches = []
     for by_kernel in (False, True):
         for module in (attention, decoder):
-            monkeypatch.setattr(module, "can_run", lambda *_, answer=by_kernel: answer)
+            monkeypatch.setattr(module, "can_run", lambda *_, answer=by_kernel, **__: answer)
         decoder._query_blocks.cache_clear()
         for batch in (1, 2):
             torch.manual_seed(0)
@@ -129,7 +129,7 @@ def test_a_fork_of_a_memory_is_not_written_into(tiny, monkeypatch):
     """Beacons go behind what is stored; a fork that already wrote there keeps its own."""
     _, model, _ = tiny
     for module in (attention, decoder):
-        monkeypatch.setattr(module, "can_run", lambda *_: True)
+        monkeypatch.setattr(module, "can_run", lambda *_, **__: True)
     decoder._query_blocks.cache_clear()
     cache = decoder.SummaryCache(len(model.model.layers))
     model.model.text_step(torch.randn(1, 5, 96), cache)
@@ -151,7 +151,7 @@ def test_on_a_gpu_it_is_within_the_noise_of_half_precision(tiny, monkeypatch):
     for by_kernel in (True, False):
         if not by_kernel:
             for module in (attention, decoder):
-                monkeypatch.setattr(module, "can_run", lambda *_: False)
+                monkeypatch.setattr(module, "can_run", lambda *_, **__: False)
         found = model.summarize(pixels, prefix_ids=prefix).cache.layers[-1].values
         errors.append((found.float().cpu() - wide).abs().mean())
     assert errors[0] < 1.2 * errors[1]

@@ -1,7 +1,8 @@
-"""Triton kernels for inference on a GPU, each of which takes the place of several of PyTorch's.
+"""Triton kernels for a GPU, most for inference alone, each of which takes the place of several of PyTorch's.
 
 The same steps without them stand where they are called (`videoxl/model/`): that is the reference, and what runs on a
-CPU, with gradients, in float32, or where Triton is missing. `TRITON_INTERPRET=1` runs the kernels on a CPU, for tests.
+CPU, in float32, mostly with gradients, or where Triton is missing. `TRITON_INTERPRET=1` runs the kernels on a CPU, for
+tests.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ KERNEL_HEAD_DIMS = (16, 32, 64, 128)
 """Head dimensions that kernels of attention are made for."""
 
 
-def can_run(*tensors: Tensor) -> bool:
-    """Whether the kernels of this package take them: half precision, on the current GPU, no gradient to flow."""
+def can_run(*tensors: Tensor, with_gradients: bool = False) -> bool:
+    """Whether the kernels of this package take them: half precision, on the current GPU.
+
+    Args:
+        with_gradients: the kernel has a way back; else no gradient may flow.
+    """
     return (
         HAS_TRITON
         and all(x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) for x in tensors)
         and all(x.device.index == torch.cuda.current_device() for x in tensors)  # where Triton launches
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+        and (with_gradients or not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)))
     )

@@ -242,7 +242,7 @@ class BeaconMLP(Qwen2MLP):
 
     def forward(self, x: Tensor, window: WindowLayout | None = None) -> Tensor:
         gate, up = self.gate_proj(x), project(x, self.up_proj, self.beacon_up_proj, window)
-        if can_run(gate, up) and self.config.hidden_act == "silu":
+        if can_run(gate, up, with_gradients=True) and self.config.hidden_act == "silu":
             from videoxl.kernels.activations import swiglu
 
             middle = swiglu(gate, up)

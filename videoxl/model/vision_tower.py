@@ -37,7 +37,7 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), on the tower's largest activations: one pass over them where there is a kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if can_run(x):
+        if can_run(x, with_gradients=True):
             from videoxl.kernels.activations import quick_gelu
 
             return quick_gelu(x)

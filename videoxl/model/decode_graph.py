@@ -109,8 +109,7 @@ class DecodeStep:
                 batch, config.num_attention_heads, config.num_key_value_heads, attention.head_dim, shared, device
             )
         linears = [m for layer in decoder.layers for part in (layer.self_attn, layer.mlp) for m in part.children()]
-        linears = [m for m in (*linears, model.lm_head) if hasattr(m, "weight")]
-        is_thin = batch <= MOST_ROWS and all(map(is_plain_linear, linears))
+        is_thin = batch <= MOST_ROWS and all(is_plain_linear(m) for m in linears if hasattr(m, "weight"))
         self._product = thin_product if is_thin else plain_product
         self._model = weakref.ref(model)
         self._lock = threading.Lock()
@@ -216,12 +215,13 @@ class DecodeStep:
         rope = decoder.rotary_emb(hidden, self._positions)
         for layer, addresses in zip(decoder.layers, self._addresses):
             attention, mlp = layer.self_attn, layer.mlp
-            qkv = product(hidden, (attention.q_proj, attention.k_proj, attention.v_proj), layer.input_layernorm)
+            projections = attention.q_proj, attention.k_proj, attention.v_proj
+            qkv = product(layer.input_layernorm(hidden), projections)
             attended = self._attend(qkv, rope, addresses, self._lengths, attention.scaling)
             hidden = product(attended, (attention.o_proj,), residual=hidden)
-            middle = product(hidden, (mlp.gate_proj, mlp.up_proj), layer.post_attention_layernorm, gated=True)
+            middle = product(layer.post_attention_layernorm(hidden), (mlp.gate_proj, mlp.up_proj), gated=True)
             hidden = product(middle, (mlp.down_proj,), residual=hidden)
-        return product(hidden, (model.lm_head,), decoder.norm)
+        return model.lm_head(decoder.norm(hidden))
 
     def _make_graph(self) -> None:
         """Run once on the side, where kernels are compiled and libraries allocate, then capture."""
@@ -238,12 +238,10 @@ class DecodeStep:
 def plain_product(
     x: Tensor,
     linears: Sequence[nn.Module],
-    norm: nn.Module | None = None,
     residual: Tensor | None = None,
     gated: bool = False,
 ) -> Tensor:
     """`thin_product` by PyTorch's operations: for more rows, and for layers that are more than a product."""
-    x = x if norm is None else norm(x)
     made = [linear(x) for linear in linears]
     output = F.silu(made[0]) * made[1] if gated else torch.cat(made, dim=-1) if len(made) > 1 else made[0]
     return output if residual is None else residual + output

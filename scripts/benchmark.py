@@ -5,7 +5,8 @@
 
 Parts: summarise (pixels to first token), memory (peaks beside `videoxl estimate`), decode (tokens a second, of one
 question and of eight), question (a held memory and its file), pipeline (from a video file, stage by stage), scaling
-(time against frames and ratio), peers (the uncompressed model). Results are merged into the JSON file part by part, and
+(time against frames and ratio), peers (the uncompressed model), fp8 (reading with products in FP8: time and error;
+the last, for the model stays so). Results are merged into the JSON file part by part, and
 printed as tables. Needs no checkpoint; on a CPU choose a small configuration and few frames.
 """
 
@@ -39,6 +40,7 @@ from videoxl.program import one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     given = parse(arguments)
     parts = [*given.part, *(["peers"] if given.peers and "peers" not in given.part else [])]
+    parts.sort(key=lambda part: part == "fp8")
     report = stored(given.output, given.config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -115,6 +115,14 @@ class Bench:
         output = self.model.generate(prompt, memory=memory, max_new_tokens=tokens, do_sample=False)
         return output.shape[1] - (prompt.shape[1] - 1 + memory.num_visual_tokens)
 
+    def first_logits(self, memory: VideoMemory) -> torch.Tensor:
+        """Of an answer's first token, float32 [V]."""
+        output = self.model.generate(
+            self.prompt, memory=memory, max_new_tokens=1, do_sample=False, output_logits=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+        return output.logits[0][0].float()
+
     def predicted(self, frames: int, ratio: int):
         return estimate(self.model.config, frames, ratio, str(self.dtype).removeprefix("torch."))
 

@@ -18,6 +18,7 @@ from benchmark_scaling import fit
 from videoxl import VideoMemory
 from videoxl.estimate import GIB
 from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.model.fp8 import to_fp8
 from videoxl.model.memory import frame_tokens
 from videoxl.model.runner import chunk_frames, encode_frames
 from videoxl.video import FrameChoice, open_video
@@ -137,6 +138,38 @@ def question(bench: Bench) -> list[Row]:
     return rows
 
 
+def fp8(bench: Bench) -> list[Row]:
+    """Reading with the decoder's products in bf16 and in FP8, and how far the first token's logits are apart.
+
+    The model stays in FP8, so this part comes last. With random weights the error says little about answers.
+    """
+    lengths = list(bench.frames or (128, 512, 2048))
+    videos = [bench.host_frames(frames) for frames in lengths]
+    found: dict[bool, list[tuple[float, torch.Tensor]]] = {False: [], True: []}
+    for in_fp8 in (False, True):
+        bench.forget_peak()
+        if in_fp8:
+            to_fp8(bench.model)
+        for video in videos:
+            seconds = bench.median(bench.read, video)
+            found[in_fp8].append((seconds, bench.first_logits(bench.read(video))))
+    rows = []
+    for frames, (plain_s, plain), (fp8_s, eight) in zip(lengths, *found.values()):
+        rows.append(
+            {
+                "frames": frames,
+                "ratio": bench.ratio,
+                "read_s": plain_s,
+                "fp8_read_s": fp8_s,
+                "speedup": plain_s / fp8_s,
+                "logits_error": ((eight - plain).norm() / plain.norm()).item(),
+                "same_token": int(eight.argmax() == plain.argmax()),
+                "fp8_peak_gib": bench.peak(),
+            }
+        )
+    return rows
+
+
 def pipeline(bench: Bench) -> list[Row]:
     """From a file to a memory: each stage alone, then all together as `videoxl ask` runs them."""
     from benchmark_video import made
@@ -217,4 +250,5 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "pipeline": pipeline,
     "scaling": scaling,
     "peers": peers,
+    "fp8": fp8,
 }

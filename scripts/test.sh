@@ -20,9 +20,10 @@ together=(-n 2 --dist loadfile --no-loadscope-reorder --durations 5)
 export OMP_NUM_THREADS=1
 .venv/bin/python -m pytest "${together[@]}"
 
-# lmms-eval, and what needs torchvision, torchcodec or an older PyAV: OpenCLIP towers, the other decoders, and the model
-# once more.
+# lmms-eval, and what needs torchvision, Triton, torchcodec or an older PyAV: OpenCLIP towers, kernels, the other
+# decoders, and the model once more.
 make_environment .venv-eval requirements-eval.txt
 echo "== tests in the second environment" >&2
 .venv-eval/bin/python -m pytest "${together[@]}" tests/evaluation/test_lmms.py tests/test_video.py \
-    tests/test_golden.py tests/model/test_vision_tower.py tests/evaluation/test_recipes.py
+    tests/test_golden.py tests/model/test_vision_tower.py tests/evaluation/test_recipes.py tests/kernels \
+    tests/model/test_decode_graph.py

@@ -35,10 +35,10 @@ def test_every_part_measures_and_is_merged_into_one_file(config, tmp_path):
     assert all(row["total_s"] > 0 and row["share_of_product"] > 0 for row in first["summarise"]["rows"])
     assert [row["cached_positions"] for row in first["memory"]["rows"]] == [14, 14 + 1440 // 8]
     assert [row["questions"] for row in first["decode"]["rows"]] == [1, 8, 1, 8]
-    done = run(config, output, "--part", "question", "pipeline", "scaling", "--peers")
+    done = run(config, output, "--part", "fp8", "question", "pipeline", "scaling", "--peers")
     assert done.returncode == 0, done.stderr
     parts = json.loads(output.read_text())["parts"]
-    assert list(parts) == ["summarise", "memory", "decode", "question", "pipeline", "scaling", "peers"]
+    assert list(parts) == ["summarise", "memory", "decode", "question", "pipeline", "scaling", "peers", "fp8"]
     assert parts["summarise"] == first["summarise"] and "uncompressed to ours" in done.stdout
     for part in parts.values():
         assert part["date"] and part["command"].startswith("python scripts/benchmark.py --config ") and part["rows"]
@@ -47,6 +47,7 @@ def test_every_part_measures_and_is_merged_into_one_file(config, tmp_path):
     assert [row["tokens"] for row in parts["peers"]["rows"]] == [4 * 144 + 56, 12 * 144 + 56]
     assert all(row["prefill_s"] > 0 and row["tokens_per_s"] > 0 for row in parts["peers"]["rows"])
     assert all(row["tokens_per_s"] > 0 for row in parts["decode"]["rows"])
+    assert all(0 < row["logits_error"] < 0.5 and row["fp8_read_s"] > 0 for row in parts["fp8"]["rows"])
 
 
 def test_results_of_another_configuration_and_other_files_are_left_alone(config, tmp_path):

@@ -54,6 +54,7 @@ Backend = Annotated[str, typer.Option(help="Video decoder: pyav, decord or torch
 Timeout = Annotated[float, typer.Option(help="Seconds without a frame after which decoding is ended.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
+Fp8 = Annotated[bool, typer.Option("--fp8", help="The decoder's products in FP8 (Ada and Hopper GPUs): less exact.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -82,6 +83,7 @@ def ask(
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is made.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8: Fp8 = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a video."""
@@ -94,7 +96,7 @@ def ask(
             "a memory has its frames and its ratio already; leave --frames, --fps, --max-frames, --start, --end, "
             "--ratio out"
         )
-    tokenizer, net, processor = _load(model, device, dtype)
+    tokenizer, net, processor = _load(model, device, dtype, fp8)
     timer = StageTimer(net.device)
     _, behind = video_prompt_ids(tokenizer, question)
     if is_memory_file(video):
@@ -143,6 +145,7 @@ def summarize(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8: Fp8 = False,
 ) -> None:
     """Read a video once and keep its memory in a file, to be asked any number of times."""
     _check_input(video)
@@ -155,7 +158,7 @@ def summarize(
             f"cannot write {output}: {'it is a folder' if output.is_dir() else 'its folder does not exist'}"
         )
     choice = _choice(frames, fps, max_frames, start, end)
-    tokenizer, net, processor = _load(model, device, dtype)
+    tokenizer, net, processor = _load(model, device, dtype, fp8)
     timer = StageTimer(net.device)
     memory, _ = _summarize(video, choice, ratio, backend, timeout, tokenizer, net, processor, timer)
     with timer.stage("save"):
@@ -273,13 +276,13 @@ def _choice(frames, fps, max_frames, start, end) -> FrameChoice | None:
     return FrameChoice(frames, fps, max_frames, start or 0.0, end)
 
 
-def _load(model: Path | None, device: str, dtype: str):
+def _load(model: Path | None, device: str, dtype: str, fp8: bool):
     folder = model or BUNDLED_MODEL
     if model is None and not folder.is_dir():
         raise CheckpointError("the bundled model is not here (it lies in the repository); give --model FOLDER")
     _check_device(device)
     with notes.status(f"loading {folder.name}"):
-        tokenizer, net, processor, _ = load_pretrained_model(folder, device_map=device, torch_dtype=dtype)
+        tokenizer, net, processor, _ = load_pretrained_model(folder, device_map=device, torch_dtype=dtype, load_fp8=fp8)
     for note in _model_notes(net):
         say(f"note: {note}")
     return tokenizer, net, processor

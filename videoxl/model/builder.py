@@ -16,6 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 from videoxl.errors import CheckpointError, ConfigError, MissingDependencyError, VideoXLError
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.fp8 import to_fp8
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.vision_tower import OPEN_CLIP_PREFIX, find_tower_folder, load_tower_weights, resolve_vision_config
 
@@ -30,6 +31,7 @@ def load_pretrained_model(
     model_name: str = "llava_qwen",
     load_8bit: bool = False,
     load_4bit: bool = False,
+    load_fp8: bool = False,
     device_map: str | dict | None = "auto",
     attn_implementation: str | None = None,
     customized_config: VideoXLConfig | None = None,
@@ -46,6 +48,7 @@ def load_pretrained_model(
         model_base: the checkpoint or plain Qwen2 model that `model_path` builds on.
         model_name, multimodal: kept for callers of the published loader; what a folder holds decides.
         load_8bit, load_4bit: quantise the decoder's weights through bitsandbytes (extra `quant`).
+        load_fp8: put the decoder's products in FP8; see `to_fp8`.
         device_map: as in transformers; `auto` uses the GPUs there are, or the CPU.
         attn_implementation: `sdpa` (default), `eager` or `flash_attention_2` (falls back to sdpa where not installed).
         customized_config: a configuration to use in place of the checkpoint's.
@@ -91,6 +94,8 @@ def load_pretrained_model(
         if isinstance(error, (VideoXLError, torch.OutOfMemoryError)):
             raise
         raise CheckpointError(f"cannot load {path}: {error}") from error
+    if load_fp8:
+        to_fp8(model)
     config = model.config
     context = getattr(config, "tokenizer_model_max_length", None) or config.max_position_embeddings
     return tokenizer, model.eval(), _image_processor(path, base, model), context

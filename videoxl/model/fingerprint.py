@@ -36,7 +36,8 @@ def model_fingerprint(model) -> dict[str, str]:
         "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
         "weights": _digest(_sampled_weights(model).numpy().tobytes()),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": "none" if quantization is None else str(getattr(method, "value", method)),
+        "quantization": getattr(model, "weights_format", None)
+        or ("none" if quantization is None else str(getattr(method, "value", method))),
     }
 
 

@@ -1,0 +1,79 @@
+"""The decoder's products in FP8, for inference: twice the arithmetic of bf16, half of its bytes, and an error.
+
+Weights and inputs are e4m3 numbers with a float32 scale for each output and each row, so that an outlier costs
+precision in its own row alone. Tower, projector, embeddings, head, norms and attention stay as they are.
+
+Shape letters: M rows, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from videoxl.errors import ConfigError
+from videoxl.kernels import can_run
+
+FP8 = torch.float8_e4m3fn
+LARGEST = torch.finfo(FP8).max  # 448
+_LEAST = 1e-12
+_ALIGNED = 16  # the product takes inputs and outputs in multiples of it
+
+
+def scale_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [M, K] -> e4m3 [M, K] and float32 scales [M, 1], whose product is near x."""
+    if can_run(x):
+        from videoxl.kernels import row_scales
+
+        return row_scales.scale_rows(x, FP8, LARGEST, _LEAST)
+    scales = (x.abs().amax(dim=1, keepdim=True).float() / LARGEST).clamp(min=_LEAST)
+    return (x.float() / scales).to(FP8), scales
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer with its weight in FP8. `weight` [N, K] e4m3, `scale` [1, N], `bias` as before."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        with torch.no_grad():
+            weight, scale = scale_rows(linear.weight.detach())
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale.t().contiguous())
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., K], 16 or 32 bits -> [..., N] in the same dtype."""
+        rows, scales = scale_rows(x.flatten(0, -2))
+        product = torch._scaled_mm(rows, self.weight.t(), scale_a=scales, scale_b=self.scale, out_dtype=torch.bfloat16)
+        output = product.to(x.dtype).unflatten(0, x.shape[:-1])
+        return output if self.bias is None else output + self.bias
+
+
+def to_fp8(model) -> None:
+    """Put the products of all decoder layers in FP8, in place; a layer at a time, so that no second copy is needed.
+
+    Raises:
+        ConfigError: a GPU without FP8, quantised weights, or sizes that its products do not take.
+    """
+    device = model.model.input_device
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"{name} has no FP8 arithmetic; it needs a GPU of compute capability 8.9 (Ada, Hopper)")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ConfigError("the weights are quantised already; FP8 starts from 16 bits: leave out 4 and 8 bits")
+    linears = [
+        (parent, name, child)
+        for layer in model.model.layers
+        for parent in layer.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear)
+    ]
+    for _, name, linear in linears:
+        odd = [size for size in linear.weight.shape if size % _ALIGNED]
+        if odd:
+            raise ConfigError(f"{name} has a size of {odd[0]}; products in FP8 take multiples of {_ALIGNED}")
+    for parent, name, linear in linears:
+        setattr(parent, name, Fp8Linear(linear))
+        linear.weight = None
+    model.weights_format = "fp8"

@@ -25,6 +25,10 @@ def make_clip(rng: np.random.Generator, family: str, num_frames: int) -> np.ndar
     return numbers
 
 
+LOOKALIKES = ("shapes", "lone shapes", "empty cards", "letters")
+"""Families with something that could be taken for a card; among many of them the card is hardest to find."""
+
+
 def families(held_out: bool) -> list[str]:
     """Names of the families of the training world, or all of them."""
     return [name for name in FAMILIES if held_out or name != HELD_OUT]

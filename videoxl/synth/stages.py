@@ -32,6 +32,7 @@ class Stage:
         clip_frames: least and most frames of a scene.
         several: whether most videos have several cards: with one, its colour is right whatever is asked for.
         relations: share of questions about order, number and absence.
+        lookalikes: share of videos whose scenes are all of one family that could be taken for a card.
         caption: whether some of the questions ask for a description.
         pictures: share of batches that are pictures (a region of 576 tokens) and not videos.
         words: share of batches that are stories in words: the decoder soon forgets what it does not do.
@@ -51,6 +52,7 @@ class Stage:
     clip_frames: tuple[int, int] = (2, 24)
     several: bool = False
     relations: float = 0.25
+    lookalikes: float = 0.0
     caption: bool = False
     pictures: float = 0.0
     words: float = 0.0
@@ -122,14 +124,15 @@ GPU_STAGES = (
     ),
     Stage(
         "long", "video", 80, 6e-4, frames=(64, 128, 256), frames_a_step=3072, questions=10, most_cards=6,
-        several=True, relations=0.4, words=0.15, parts=STILL_TOWER,
+        several=True, relations=0.3, lookalikes=0.3, words=0.15, parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":1e-4} --warmup_steps 5 "
             f"--beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"
         ),
     ),
     Stage(
-        "hours", "video", 14, 1.5e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=8, parts=STILL_TOWER,
+        "hours", "video", 14, 1.5e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=8, lookalikes=0.3,
+        parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine --warmup_steps 2 --beacon_ratio 8 16 --beacon_ratio_mix instance-random "
             "--bptt_windows 2 --position_gap_max 100"
@@ -155,8 +158,8 @@ CPU_STAGES = (
 # not taken for two.
 EXTRA_STAGES = (
     Stage(
-        "anneal", "video", 100, 1.5e-4, frames=(8, 16, 32, 64), frames_a_step=64, questions=8, words=0.15,
-        parts=STILL_TOWER, flags=_flags(
+        "anneal", "video", 200, 1.5e-4, frames=(16, 32, 64), frames_a_step=64, questions=8, relations=0.4,
+        lookalikes=0.5, words=0.15, parts=STILL_TOWER, flags=_flags(
             "--lr_scheduler_type cosine --warmup_steps 5 --beacon_ratio_mix step-random --position_gap_max 12000 "
             f"{_RATIOS}"
         ),

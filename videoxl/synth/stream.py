@@ -18,7 +18,7 @@ from videoxl.synth.cards import Card, all_cards, overlay_card, show_card
 from videoxl.synth.drawing import DrawnFrames
 from videoxl.synth.patch_classes import NO, PATCH_CLASSES, patch_classes
 from videoxl.synth.questions import Question, ask, draw_system_message, sample_cards
-from videoxl.synth.scenes import families, make_clip
+from videoxl.synth.scenes import LOOKALIKES, families, make_clip
 from videoxl.synth.stages import Stage
 from videoxl.synth.story import Story, tell
 from videoxl.train.collator import collate
@@ -99,7 +99,10 @@ class SyntheticStream(Dataset):
             return self._in_words(rng, index, epoch, system)
         stage = self.stage
         cards = sample_cards(rng, min(stage.most_cards, max(1, frames // 2)), several=stage.several)
-        story = tell(rng, frames, cards, clip_frames=stage.clip_frames)
+        scenes = None
+        if stage.lookalikes and rng.random() < stage.lookalikes:
+            scenes = [LOOKALIKES[rng.integers(len(LOOKALIKES))]]
+        story = tell(rng, frames, cards, scenes, clip_frames=stage.clip_frames)
         questions = ask(rng, cards, stage.questions, relations=stage.relations)
         if stage.caption:
             _describe(rng, questions, story, "picture" if kind == "image" else "video")

@@ -46,6 +46,7 @@ def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: Trainin
     world = max(1, training.world_size)
     all_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    learning_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     size = compute_dtype(training).itemsize
     config = base_of(model).config
     longest = max((plan.length for plan in dataset.plans), default=0)
@@ -66,13 +67,14 @@ def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: Trainin
     logits = 3 * 4 * config.vocab_size * min(1024, max((plan.suffix for plan in dataset.plans), default=0))
     kept = config.num_hidden_layers * kv * (longest - visual + (visual // smallest if smallest else visual))
     activations = batch * (rows * per_row + kept + 2 * visual * config.hidden_size + work) * size + batch * logits
-    # Without DeepSpeed weights that learn are float32, and autocast keeps them in 16 bits for a pass as well.
-    casts = learning * size if not stage and size < 4 else 0
+    # Without DeepSpeed weights that learn are mostly float32, and autocast keeps them in 16 bits for a pass as well;
+    # gradients and AdamW's two states are as wide as the weights.
+    casts = learning * size if not stage and learning_bytes > learning * size else 0
     sharded = world if stage >= 3 else 1
     return TrainingMemory(
         weights=all_bytes // sharded + casts if not (offload and stage >= 3) else 0,
-        gradients=learning * (size if stage else 4) // (world if stage >= 2 else 1),
-        optimizer=0 if offload else learning * (_ADAM if stage else 8) // (world if stage else 1),
+        gradients=(learning * size if stage else learning_bytes) // (world if stage >= 2 else 1),
+        optimizer=0 if offload else (learning * _ADAM if stage else 2 * learning_bytes) // (world if stage else 1),
         activations=activations,
     )
 

@@ -158,7 +158,8 @@ def _work(config: VideoXLConfig, vision, chunk: int, ratio: int, size: int, rows
     filled = (visual_length(chunk, of_frame, "video", config) + config.beacon_window - 1) // config.beacon_window
     together = max(1, min(filled, windows_at_once(config, rows))) if ratio else 1
     window = rows * together * (config.beacon_window + (config.beacon_window // ratio if ratio else 0))
-    in_window = window * (6 * config.hidden_size + 2 * config.intermediate_size) * size  # the gate becomes the middle
+    # In 16 bits the gate becomes the MLP's middle (`swiglu`); otherwise that is a third tensor.
+    in_window = window * (6 * config.hidden_size + (2 if size == 2 else 3) * config.intermediate_size) * size
     # A chunk's visual tokens, and once more put together with those that wait for their window to fill.
     features = rows * (2 * together + 1) * config.beacon_window * config.hidden_size * size
     logits = rows * config.vocab_size * 4 * 4

@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreted import by_interpreter
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
-
 from videoxl.kernels import decode
 from videoxl.model.attention import rotate
+
+pytestmark = by_interpreter
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(decode, "_BLOCK_KEYS", 16)
+    monkeypatch.setattr(decode, "block_keys", lambda _: (16, 2))
 
 
 @pytest.mark.parametrize(

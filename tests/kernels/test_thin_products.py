@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from interpreted import by_interpreter
 from torch import nn
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
-
 from videoxl.kernels.thin_products import MOST_ROWS, thin_product
 from videoxl.model.decode_graph import plain_product
+
+pytestmark = by_interpreter
 
 
 @torch.no_grad()

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 import torch
-from conftest import TINY, prompt_for, random_pixels
+from conftest import TINY, random_pixels
+from interpreted import by_interpreter
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
+from torch import nn
+from transformers import GenerationConfig
 
+from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.kernels import thin_products
 from videoxl.model import decode_graph
 from videoxl.model.builder import load_pretrained_model
 from videoxl.model.cache import SummaryCache
-from videoxl.model.decode_graph import DecodeStep, decode_step, plain_product, run_ahead
+from videoxl.model.decode_graph import DecodeStep, decode_step, is_capturable, plain_product, run_ahead
+from videoxl.model.fp8 import to_fp8
+
+pytestmark = by_interpreter
 
 
 def caches(model, rows: int, number: int) -> list[SummaryCache]:
@@ -124,13 +132,101 @@ def test_it_does_not_apply_on_the_cpu_and_keeps_no_model_alive():
     assert len(decode_graph._steps) == known - 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-def test_graphs_equal_the_plain_step_on_a_gpu(tiny):
-    tokenizer, model, _ = tiny
-    model = model.to("cuda", torch.bfloat16)
-    memory = model.summarize(random_pixels(12), prefix_ids=prompt_for(tokenizer)[0])
-    ids = prompt_for(tokenizer)[1].cuda()
-    graphed = model.generate(ids, memory=memory, max_new_tokens=20, do_sample=False)
-    model.train()  # switches the graphs off
-    plain = model.generate(ids, memory=memory, max_new_tokens=20, do_sample=False)
-    assert graphed.tolist() == plain.tolist()
+def test_another_thread_is_not_made_to_run_ahead(tiny):
+    """It takes over the step while something is begun for the first thread."""
+    _, model, _ = tiny
+    cache, other = caches(model, 1, 2)
+    step = DecodeStep(model, 1, False, capture=False)
+    ids = torch.zeros(1, 1, dtype=torch.long)
+
+    def take_over():
+        with torch.no_grad():
+            step(ids, torch.tensor([[other.get_query_offset()]]), other)
+        seen.append((step._begun, hasattr(decode_graph._ahead, "misses")))
+
+    seen = []
+    with torch.no_grad(), run_ahead(model):
+        step(ids, torch.tensor([[cache.get_query_offset()]]), cache)
+        assert step._begun is not None
+        thread = threading.Thread(target=take_over)
+        thread.start()
+        thread.join()
+        with run_ahead(model):  # one answer inside another's loop
+            pass
+        assert decode_graph._ahead.misses == 0
+    assert seen == [(None, False)]
+
+
+@torch.no_grad()
+def test_what_was_begun_is_dropped_when_the_cache_has_changed(tiny):
+    _, model, _ = tiny
+    plain, stepped = caches(model, 1, 2)
+    step = DecodeStep(model, 1, False, capture=False)
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    decode_graph._steps[model] = {(1, False): step}
+    with run_ahead(model):
+        position = torch.tensor([[plain.get_query_offset()]])
+        best = step(ids, position, stepped)[:, -1].argmax(-1, keepdim=True)
+        stepped.crop(-2)
+        found = step(best, position - 1, stepped)
+    plain.crop(-1)
+    hidden = model.model.text_step(model.model.embed_tokens(best), plain, position - 1)
+    torch.testing.assert_close(found, model.lm_head(hidden), atol=1e-5, rtol=1e-5)
+    assert all(layer._extent == layer.length for layer in stepped.layers)
+
+
+def test_a_token_is_not_begun_where_the_cache_would_have_to_be_copied(tiny):
+    _, model, _ = tiny
+    (cache,) = caches(model, 1, 1)
+    for layer in cache.layers:
+        layer.replace(layer.keys[:, :, :-1], layer.values[:, :, :-1])
+        layer._own(*(torch.cat([x, x[:, :, :1]], 2) for x in (layer._storage.keys, layer._storage.values)))
+    step = DecodeStep(model, 1, False, capture=False)
+    with torch.no_grad(), run_ahead(model):
+        step(torch.zeros(1, 1, dtype=torch.long), torch.tensor([[cache.get_query_offset()]]), cache)
+    assert step._begun is None and cache.layers[0]._storage.keys.shape[2] == cache.get_query_offset()
+
+
+def test_adapters_and_hooks_are_not_captured(tiny):
+    _, model, _ = tiny
+    assert is_capturable(model)
+    hook = model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert not is_capturable(model)
+    hook.remove()
+    model.model.layers[0].self_attn.q_proj = nn.Sequential(model.model.layers[0].self_attn.q_proj)
+    model.model.layers[0].self_attn.q_proj.weight = None  # as adapters have one
+    assert not is_capturable(model)
+
+
+def test_a_model_put_in_fp8_is_noticed(tiny):
+    _, model, _ = tiny
+    step = DecodeStep(model, 1, False, capture=False)
+    to_fp8(model)
+    assert not step.is_current(model) and is_capturable(model)
+
+
+def test_rows_without_anything_of_their_own_yet_take_the_plain_step(tiny):
+    _, model, _ = tiny
+    memory = model.summarize(random_pixels(1), prefix_ids=[1, 2, 3])
+    cache = memory.close_on_fork(2)[0]
+    assert not cache.layers[0].has_storage
+    prompt = torch.tensor([[1, 2, 3, IMAGE_TOKEN_INDEX, 7]]).repeat(2, 1)
+    assert model.generate(prompt, memory=memory, max_new_tokens=3, do_sample=False).shape == (2, 3 + 144 + 1 + 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "given", "greedy"),
+    [
+        ((), {}, True),
+        ((), {"do_sample": True}, False),
+        ((), {"num_beams": 2}, False),
+        ((GenerationConfig(num_beams=3),), {}, False),
+        ((), {"generation_config": GenerationConfig(do_sample=True)}, False),
+        ((), {"prompt_lookup_num_tokens": 3}, False),
+    ],
+)
+def test_which_answers_are_greedy(tiny, args, given, greedy):
+    _, model, _ = tiny
+    assert model._is_greedy(args, given) == greedy
+    model.generation_config.num_beams = 3  # what is not said is the model's
+    assert not model._is_greedy((GenerationConfig(max_new_tokens=3),), {})

@@ -63,3 +63,17 @@ def test_what_cannot_be_put_in_fp8_is_said(tiny):
     model.hf_quantizer = object()
     with pytest.raises(ConfigError, match="quantised already"):
         to_fp8(model)
+
+
+def test_it_stays_in_fp8_whatever_the_model_is_moved_to(tiny, tmp_path):
+    _, model, _ = tiny
+    to_fp8(model)
+    layer = model.model.layers[0].self_attn.q_proj
+    before = layer.weight.view(torch.uint8).clone(), layer.scale.clone()
+    model.to(torch.bfloat16)
+    assert layer.weight.dtype == torch.float8_e4m3fn and layer.bias.dtype == torch.bfloat16
+    assert torch.equal(layer.weight.view(torch.uint8), before[0]) and torch.equal(layer.scale, before[1])
+    assert layer(torch.randn(2, 96, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="not saved"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -274,6 +274,16 @@ def test_the_second_question_reads_no_frame_and_copies_nothing(tiny):
     assert model.generate(ids, memory=memory, **NEW).tolist() == model.generate(ids, memory=whole, **NEW).tolist()
 
 
+def test_a_fork_grows_in_place_also_behind_a_question(tiny):
+    tokenizer, model, _ = tiny
+    before, ids = prompt_for(tokenizer)
+    memory = model.summarize(random_pixels(13), prefix_ids=before)
+    model.generate(ids, memory=memory, **NEW)
+    fork = memory.fork()
+    model.model.text_step(torch.randn(1, 9, 96), fork.cache)
+    assert fork.cache.layers[0]._storage is memory.cache.layers[0]._storage
+
+
 def test_videos_that_begin_alike_are_read_side_by_side(tiny, tmp_path):
     tokenizer, model, _ = tiny
     model.config.beacon_ratio = [4]

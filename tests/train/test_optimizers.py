@@ -9,6 +9,7 @@ from torch.optim import AdamW, Muon
 from torch.optim.lr_scheduler import LambdaLR
 
 from videoxl.errors import ArgumentError
+from videoxl.train import optimizers
 from videoxl.train.arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments
 from videoxl.train.optimizers import MuonAndOther, is_for_muon
 from videoxl.train.parts import freeze_others, learning_parts
@@ -16,7 +17,8 @@ from videoxl.train.parts import freeze_others, learning_parts
 
 def make(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))  # two matrices of one shape
+    # Two matrices of one shape, a tall one and a wide one.
+    return nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 8), nn.Linear(8, 3))
 
 
 def joint(net):
@@ -37,7 +39,9 @@ def run(net, optimizers, steps, schedulers=()):
     return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
 
 
-def test_a_step_is_that_of_both():
+@pytest.mark.parametrize("most", [1, 72, 1 << 24])
+def test_a_step_is_that_of_both(most, monkeypatch):
+    monkeypatch.setattr(optimizers, "MOST_ELEMENTS", most)
     ours, plain = make(), make()
     muon = Muon(
         [{"params": [layer.weight for layer in plain], "weight_decay": 0.1}], lr=0.02, adjust_lr_fn="match_rms_adamw"

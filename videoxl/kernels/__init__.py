@@ -7,6 +7,7 @@ tests.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -19,7 +20,7 @@ KERNEL_HEAD_DIMS = (16, 32, 64, 128)
 
 
 def can_run(*tensors: Tensor, with_gradients: bool = False) -> bool:
-    """Whether the kernels of this package take them: half precision, on the current GPU.
+    """Whether the kernels of this package take them: half precision, on the current GPU, Ampere or newer.
 
     Args:
         with_gradients: the kernel has a way back; else no gradient may flow.
@@ -28,5 +29,11 @@ def can_run(*tensors: Tensor, with_gradients: bool = False) -> bool:
         HAS_TRITON
         and all(x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) for x in tensors)
         and all(x.device.index == torch.cuda.current_device() for x in tensors)  # where Triton launches
+        and all(_capability(x.device) >= (8, 0) for x in tensors)
         and (with_gradients or not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)))
     )
+
+
+@lru_cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _BLOCK, _WARPS = 2048, 4
 
@@ -61,6 +62,7 @@ class _QuickGELU(torch.autograd.Function):
         return _quick_gelu(x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         grad, out = grad.contiguous(), torch.empty_like(x)
@@ -77,6 +79,7 @@ class _SwiGLU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         grad, outs = grad.contiguous(), (torch.empty_like(gate), torch.empty_like(up))

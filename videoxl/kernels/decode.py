@@ -18,9 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videoxl.kernels.windows import _LOG2_E, _rotated
+from videoxl.kernels.windows import LOG2_E, block_keys, rotated
 
-_BLOCK_KEYS, _STAGES = 128, 3  # 2.1 TB/s at 36,864 positions on an H100; 64 keys a block gives 1.7 to 2.0
 _MOST_QUERIES = 64  # that go over the keys at once: more do not fit into shared memory
 
 ADDRESSES = 6
@@ -56,7 +55,7 @@ def _write_kernel(
     at = row_start + heads * D + half[None, :]
     first = tl.load(at, heads < N, other=0.0).to(tl.float32)
     second = tl.load(at + D // 2, heads < N, other=0.0).to(tl.float32)
-    first, second = _rotated(first, second, cos, sin, dtype)
+    first, second = rotated(first, second, cos, sin, dtype)
     tl.store(at, first, heads < N)
     tl.store(at + D // 2, second, heads < N)
 
@@ -64,7 +63,7 @@ def _write_kernel(
     at = row_start + (N + heads) * D + half[None, :]
     first = tl.load(at, heads < G, other=0.0).to(tl.float32)
     second = tl.load(at + D // 2, heads < G, other=0.0).to(tl.float32)
-    first, second = _rotated(first, second, cos, sin, dtype)
+    first, second = rotated(first, second, cos, sin, dtype)
     to = ((row * G + heads) * capacity + stored) * D + half[None, :]
     tl.store(own_keys + to, first, heads < G)
     tl.store(own_keys + to + D // 2, second, heads < G)
@@ -171,6 +170,7 @@ class DecodeAttention:
         self.heads, self.groups, self.dim, self.shared, self.rows = heads, groups, dim, shared, batch
         group = heads // groups
         processors = _processors(device)
+        self._keys, self._stages = block_keys(device)
         own_queries = max(16, triton.next_power_of_2(group))
         # The text behind a shared prefix is short.
         own_splits = 4 if shared else max(1, processors // (groups * batch))
@@ -200,7 +200,7 @@ class DecodeAttention:
         Returns:
             [B, 1, N D].
         """
-        heads, groups, dim, scale = self.heads, self.groups, self.dim, scaling * _LOG2_E
+        heads, groups, dim, scale = self.heads, self.groups, self.dim, scaling * LOG2_E
         _write_kernel[(self.rows,)](
             qkv, *rope, addresses, lengths,
             heads, triton.next_power_of_2(heads), groups, triton.next_power_of_2(groups), dim,
@@ -209,8 +209,8 @@ class DecodeAttention:
         for parts, at, which, more in calls:
             _split_kernel[(parts.splits, groups, parts.number)](
                 qkv, addresses[at:], lengths[which:], parts.outputs, parts.weights, scale, self.rows, more,
-                heads, groups, parts.splits, parts.queries, _BLOCK_KEYS, dim, which == 1, _STAGES,
-                num_warps=4, num_stages=_STAGES,
+                heads, groups, parts.splits, parts.queries, self._keys, dim, which == 1,
+                self._stages, num_warps=4, num_stages=self._stages,
             )  # fmt: skip
         output = qkv.new_empty(self.rows, 1, heads * dim)
         own, prefix = self._own, self._prefix

@@ -132,10 +132,9 @@ class SummaryLayer(GrowingLayer):
     def room_for(self, positions: int) -> _Storage:
         """Storage where so many positions behind `length` may be written, marked as in use; they do not count yet."""
         storage = self._storage
-        start, end = self.length, self.length + positions
+        end = self.length + positions
         with storage.lock:
-            behind = any(holder is not self and holder._extent > start for holder in storage.holders)
-            in_place = end <= storage.keys.shape[2] and not behind
+            in_place = self.has_room_for(positions)
             if in_place:
                 self._extent = end
         if not in_place:
@@ -155,6 +154,22 @@ class SummaryLayer(GrowingLayer):
         self._storage.holders.add(self)
         self._extent = self.length
         self.is_initialized = True
+
+    @property
+    def has_storage(self) -> bool:
+        return self._storage is not None
+
+    def has_room_for(self, positions: int) -> bool:
+        """Whether so many could be written behind `length` as the storage is."""
+        return self.length + positions <= self._storage.keys.shape[2] and not self._is_shared_behind()
+
+    def forget_scratch(self) -> None:
+        """Nothing behind `length` is in use any more."""
+        self._extent = self.length
+
+    def _is_shared_behind(self) -> bool:
+        """Whether another holder has something behind `length`."""
+        return any(holder is not self and holder._extent > self.length for holder in self._storage.holders)
 
     def addresses(self) -> list[int]:
         """Where kernels that are not handed the storage find it: see `ADDRESSES` in `videoxl/kernels/decode.py`."""

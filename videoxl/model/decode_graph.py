@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from videoxl.kernels import KERNEL_HEAD_DIMS, can_run
 from videoxl.model.attention import is_plain_linear
 from videoxl.model.cache import SummaryCache
+from videoxl.model.fp8 import Fp8Linear
 from videoxl.model.transfer import send
 
 _steps: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, bool], DecodeStep]] = weakref.WeakKeyDictionary()
@@ -52,7 +53,7 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCac
         and getattr(model, "hf_quantizer", None) is None  # its kernels may not be capturable
         and not hasattr(model.model.layers[0], "_hf_hook")  # accelerate moves tensors between devices
         and not (hasattr(weight, "ds_id") or hasattr(weight, "_local_tensor"))  # spread by DeepSpeed or FSDP
-        and all(layer.is_initialized for layer in cache.layers)
+        and all(layer.has_storage for layer in cache.layers)
     )
     if not applies:
         return None
@@ -60,10 +61,28 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCac
     with _steps_lock:
         steps = _steps.setdefault(model, {})
         step = steps.get(kind)
-        if step is None or not (step.serves(cache) or step.is_current(model)):
+        if step is not None and step.serves(cache):  # looked at when this sequence began
+            return step
+        if not is_capturable(model):
+            return None
+        if step is None or not step.is_current(model):
             _capture_device[:] = [weight.device.index]
             step = steps[kind] = DecodeStep(model, *kind, capture=True)
     return step
+
+
+def is_capturable(model) -> bool:
+    """Whether a replay does all that a call does: no adapter that can be switched off, no hook of a user's."""
+    layers = model.model.layers
+    parts = [model.model.norm, model.lm_head, *(part for layer in layers for part in layer.modules())]
+    kinds = [kind for part in parts for kind in (part._forward_hooks, part._forward_pre_hooks)]
+    # transformers leaves hooks of its own on layers whose states were once asked for; they do nothing by themselves.
+    hooked = any(
+        not getattr(hook, "__module__", "").startswith("transformers.") for kind in kinds for hook in kind.values()
+    )
+    products = [child for layer in layers for part in (layer.self_attn, layer.mlp) for child in part.children()]
+    plain = all(type(child) in (nn.Linear, Fp8Linear) for child in products if hasattr(child, "weight"))
+    return plain and not hooked
 
 
 @contextmanager
@@ -72,11 +91,14 @@ def run_ahead(model) -> Iterator[None]:
 
     What is asked for in between must be tokens of one sequence; its cache must not be touched otherwise.
     """
-    _ahead.misses = 0
+    before, _ahead.misses = getattr(_ahead, "misses", None), 0
     try:
         yield
     finally:
-        del _ahead.misses
+        if before is None:
+            del _ahead.misses
+        else:  # one answer inside another's loop
+            _ahead.misses = before
         for step in list(_steps.get(model, {}).values()):
             step.settle()
 
@@ -114,40 +136,45 @@ class DecodeStep:
         self._model = weakref.ref(model)
         self._lock = threading.Lock()
         self._cache: Callable[[], SummaryCache | None] = lambda: None
-        self._places: list[int] = []
-        self._linears = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
-        self._last_attention = decoder.layers[-1].self_attn
-        self._weights = self._weight_addresses()
+        self._known_addresses: list[list[int]] = []
+        self._weights = _addresses_of_weights(model)
         self._capture = capture
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
         self._side = torch.cuda.Stream() if capture else None
-        self._begun: tuple[Callable[[], SummaryCache | None], Tensor] | None = None
+        self._finished: torch.cuda.Event | None = None
+        self._begun: tuple[Callable[[], SummaryCache | None], int, Tensor] | None = None
 
     def __call__(self, input_ids: Tensor, position_ids: Tensor, cache: SummaryCache) -> Tensor:
         """input_ids, position_ids [B, 1] -> logits [B, 1, V]; the cache grows by one position."""
         with self._lock:
+            if self._finished is not None:  # by another thread perhaps, on another stream
+                torch.cuda.current_stream().wait_event(self._finished)
             logits = self._take_ahead(input_ids, cache)
             if logits is None:
                 self._bind(cache)
-                for layer in cache.layers:
-                    layer.advance(1)
+                self._advance(cache)
                 self._ids.copy_(input_ids)
                 self._positions.copy_(position_ids.expand_as(self._ids))
                 self._compute()
                 logits = self._logits.clone()
             if getattr(_ahead, "misses", MOST_MISSES) < MOST_MISSES:
                 self._begin_next(cache, logits)
+            if self._side is not None:
+                self._finished = torch.cuda.current_stream().record_event()
             return logits
 
     def settle(self) -> None:
         """Forget what was begun, and let nothing behind this overtake it."""
         with self._lock:
+            self._wait_for_side()
             if self._begun is not None:
-                self._wait_for_side()
-                self._begun = None
+                self._forget(self._begun[0]())
+            self._begun = None
 
     def _begin_next(self, cache: SummaryCache, logits: Tensor) -> None:
+        if not all(layer.has_room_for(1) for layer in cache.layers):
+            return  # a token that nobody may ask for is not worth a copy of the cache
         best = logits[:, -1].argmax(dim=-1, keepdim=True)
         self._bind(cache)
         self._ids.copy_(best)
@@ -156,25 +183,38 @@ class DecodeStep:
             self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side) if self._side is not None else nullcontext():
             self._compute()
-        self._begun = weakref.ref(cache), best
+        self._begun = weakref.ref(cache), cache.get_query_offset(), best
 
     def _take_ahead(self, input_ids: Tensor, cache: SummaryCache) -> Tensor | None:
         """Logits behind `input_ids`, if that is what was begun."""
         if self._begun is None:
             return None
-        (begun_for, best), self._begun = self._begun, None
-        is_it = begun_for() is cache and torch.equal(best, input_ids)  # looks at them while the step runs
+        (begun_for, length, best), self._begun = self._begun, None
+        is_it = begun_for() is cache and cache.get_query_offset() == length
+        is_it = is_it and self._known_addresses == [layer.addresses() for layer in cache.layers]
+        is_it = is_it and torch.equal(best, input_ids)  # looks at them while the step runs
         self._wait_for_side()
         if not is_it:
-            _ahead.misses = getattr(_ahead, "misses", 0) + 1
+            self._forget(begun_for())
+            if hasattr(_ahead, "misses"):
+                _ahead.misses += 1
             return None
-        for layer in cache.layers:
-            layer.advance(1)
+        self._advance(cache)
         return self._logits.clone()
 
     def _wait_for_side(self) -> None:
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
+
+    @staticmethod
+    def _advance(cache: SummaryCache) -> None:
+        for layer in cache.layers:
+            layer.advance(1)
+
+    @staticmethod
+    def _forget(cache: SummaryCache | None) -> None:
+        for layer in [] if cache is None else cache.layers:
+            layer.forget_scratch()
 
     def _compute(self) -> None:
         if not self._capture:
@@ -187,10 +227,7 @@ class DecodeStep:
 
     def is_current(self, model) -> bool:
         """Whether the weights still lie where they lay when the graph was made."""
-        return model.model.layers[-1].self_attn is self._last_attention and self._weight_addresses() == self._weights
-
-    def _weight_addresses(self) -> list[int]:
-        return [module.weight.data_ptr() for module in self._linears]
+        return _addresses_of_weights(model) == self._weights
 
     def serves(self, cache: SummaryCache) -> bool:
         """Whether the last token was one of this cache's: its weights were looked at then."""
@@ -198,15 +235,17 @@ class DecodeStep:
 
     def _bind(self, cache: SummaryCache) -> None:
         """Have room for one more position, and tell the kernels where the cache lies and how long it is."""
-        places = [layer.room_for(1).keys.data_ptr() for layer in cache.layers]
+        for layer in cache.layers:
+            layer.room_for(1)
         prefix = cache.shared_prefix(0)
         in_prefix = 0 if prefix is None else prefix[0].shape[2]
         lengths = torch.tensor([cache.get_query_offset() - in_prefix, in_prefix], dtype=torch.int32)
         self._lengths.copy_(send(lengths, self._lengths.device))
-        if not self.serves(cache) or places != self._places:
-            addresses = torch.tensor([layer.addresses() for layer in cache.layers])
-            self._addresses.copy_(send(addresses, self._addresses.device))
-            self._cache, self._places = weakref.ref(cache), places
+        addresses = [layer.addresses() for layer in cache.layers]
+        if addresses != self._known_addresses:
+            self._addresses.copy_(send(torch.tensor(addresses), self._addresses.device))
+            self._known_addresses = addresses
+        self._cache = weakref.ref(cache)
 
     def _run(self) -> Tensor:
         model = self._model()
@@ -245,3 +284,8 @@ def plain_product(
     made = [linear(x) for linear in linears]
     output = F.silu(made[0]) * made[1] if gated else torch.cat(made, dim=-1) if len(made) > 1 else made[0]
     return output if residual is None else residual + output
+
+
+def _addresses_of_weights(model) -> list[int]:
+    parts = (*model.model.layers, model.model.embed_tokens, model.model.norm, model.lm_head)
+    return [x.data_ptr() for part in parts for x in (*part.parameters(), *part.buffers())]

@@ -42,6 +42,13 @@ class Fp8Linear(nn.Module):
         self.register_buffer("scale", scale.t().contiguous())
         self.bias = linear.bias
 
+    def _apply(self, fn, recurse: bool = True):
+        """Moves with the model; `model.to(dtype)` and the like change the bias alone."""
+        self.bias = None if self.bias is None else nn.Parameter(fn(self.bias.data), requires_grad=False)
+        self.weight = fn(self.weight.view(torch.uint8)).view(FP8)
+        self.scale = fn(self.scale.view(torch.int32)).view(torch.float32)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """x [..., K], 16 or 32 bits -> [..., N] in the same dtype."""
         rows, scales = scale_rows(x.flatten(0, -2))

@@ -132,14 +132,20 @@ class VideoXLGenerationMixin(GenerationMixin):
         if kwargs["pad_token_id"] is None:
             kwargs["pad_token_id"] = _first(self.generation_config.eos_token_id)
         kwargs |= {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
-        with run_ahead(self) if self._is_greedy(kwargs) else nullcontext():
+        with run_ahead(self) if self._is_greedy(args, kwargs) else nullcontext():
             return super().generate(expanded, *args, **kwargs)
 
-    def _is_greedy(self, given: dict) -> bool:
+    def _is_greedy(self, args: tuple, given: dict) -> bool:
         """Whether `generate` will take the likeliest token each time, as far as its arguments say."""
-        config = given.get("generation_config") or self.generation_config
-        samples, beams = (given.get(name, getattr(config, name)) for name in ("do_sample", "num_beams"))
-        return not samples and beams in (None, 1) and not given.get("assistant_model")
+        config = given.get("generation_config") or (args[0] if args else None)
+
+        def said(name: str):
+            values = given.get(name), getattr(config, name, None), getattr(self.generation_config, name, None)
+            return next((value for value in values if value is not None), None)
+
+        others = ("prompt_lookup_num_tokens", "assistant_early_exit", "penalty_alpha", "custom_generate")
+        plain = not given.get("assistant_model") and not any(map(said, others))
+        return plain and not said("do_sample") and said("num_beams") in (None, 1)
 
     def summarize(
         self,

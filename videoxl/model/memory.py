@@ -5,6 +5,7 @@ Shape letters: R rows, F frames, M stored positions, b beacons, N key/value head
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -60,6 +61,7 @@ class VideoMemory:
         self._fingerprint: dict[str, str] | None = None
         self._torn = False
         self._closed: tuple[SummaryCache, RegionReader] | None = None
+        self._closing = threading.Lock()
 
     @classmethod
     @torch.no_grad()
@@ -152,6 +154,7 @@ class VideoMemory:
         self.check_whole()
         if rows != 1 and self.rows != 1:
             raise BatchError(f"a memory of {self.rows} videos cannot be forked into rows; take one out with row()")
+        self._closed = None  # what a question has left behind the last window would be in the fork's way
         cache = self.cache.fork()
         reader = self.reader.fork(cache)
         if rows > 1:
@@ -213,15 +216,16 @@ class VideoMemory:
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; take the one to be asked out with row()")
-        if self._closed is None:
-            self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
-            closed = self.cache.fork()
-            reader = self.reader.fork(closed)
-            for hidden in reader.close():
-                check_finite(hidden, closed)
-            self._closed = closed, reader
-        closed, reader = self._closed
-        cache = closed.fork()
+        with self._closing:
+            if self._closed is None:
+                self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
+                closed = self.cache.fork()
+                reader = self.reader.fork(closed)
+                for hidden in reader.close():
+                    check_finite(hidden, closed)
+                self._closed = closed, reader
+            closed, reader = self._closed
+            cache = closed.fork()
         if num_rows > 1:
             repeat_rows(cache, num_rows, self.model.config._attn_implementation)
         return cache, reader.planner.fork().chooser

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from videoxl.constants import IMAGE_TOKEN_INDEX
-from videoxl.errors import PromptError
+from videoxl.errors import ConfigError, PromptError
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decode_graph import decode_step
@@ -58,6 +58,12 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
 
         A tower that stands still would keep everything for a way back that nobody needs.
         """
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """As in transformers. Raises `ConfigError` for a model in FP8, whose weights no checkpoint holds."""
+        if getattr(self, "weights_format", None) == "fp8":
+            raise ConfigError("weights in FP8 are made for a run and not saved; load without load_fp8 to save a model")
+        super().save_pretrained(*args, **kwargs)
 
     def get_vision_tower(self) -> nn.Module | None:
         return self.model.vision_tower

@@ -60,6 +60,16 @@ class SharedPrefixLayer(GrowingLayer):
     def room_for(self, positions: int) -> _Storage:
         return self.own.room_for(positions)
 
+    @property
+    def has_storage(self) -> bool:
+        return self.own.has_storage
+
+    def has_room_for(self, positions: int) -> bool:
+        return self.own.has_room_for(positions)
+
+    def forget_scratch(self) -> None:
+        self.own.forget_scratch()
+
     def addresses(self) -> list[int]:
         """As `SummaryLayer.addresses`, the prefix behind the rows' own."""
         return [*self.own.addresses()[:3], *self.prefix.addresses()[:3]]

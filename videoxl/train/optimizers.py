@@ -11,6 +11,8 @@ from torch.optim import Muon, Optimizer
 
 from videoxl.train.parts import part_of
 
+MOST_ELEMENTS = 1 << 24  # of a batch of matrices, which is copied several times; larger ones come one by one
+
 
 class BatchedMuon(Muon):
     """torch's Muon, with all matrices of one shape in one batch.
@@ -25,12 +27,14 @@ class BatchedMuon(Muon):
         if closure is not None:
             raise ValueError("this optimizer takes no closure")
         for group in self.param_groups:
-            by_shape = defaultdict(list)
+            alike = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for shape, parameters in by_shape.items():
-                self._step_alike(group, shape, parameters)
+                    alike[parameter.shape, parameter.dtype, parameter.device].append(parameter)
+            for (shape, *_), parameters in alike.items():
+                at_once = max(1, MOST_ELEMENTS // shape.numel())
+                for start in range(0, len(parameters), at_once):
+                    self._step_alike(group, shape, parameters[start : start + at_once])
 
     def _step_alike(self, group: dict[str, Any], shape: torch.Size, parameters: list[Tensor]) -> None:
         grads = [parameter.grad for parameter in parameters]

@@ -158,8 +158,8 @@ CPU_STAGES = (
 # not taken for two.
 EXTRA_STAGES = (
     Stage(
-        "anneal", "video", 200, 1.5e-4, frames=(16, 32, 64), frames_a_step=64, questions=8, relations=0.4,
-        lookalikes=0.5, words=0.15, parts=STILL_TOWER, flags=_flags(
+        "anneal", "video", 100, 1.5e-4, frames=(8, 16, 32, 64), frames_a_step=64, questions=8, words=0.15,
+        parts=STILL_TOWER, flags=_flags(
             "--lr_scheduler_type cosine --warmup_steps 5 --beacon_ratio_mix step-random --position_gap_max 12000 "
             f"{_RATIOS}"
         ),

@@ -50,6 +50,30 @@ def test_a_window_sees_cache_and_itself_and_leaves_its_beacons(windows):
     assert cache.num_bytes == 2 * 2 * 2 * (4 + 2 * windows) * 4 * 4
 
 
+def test_positions_that_a_kernel_writes_are_counted_first_and_kept_from_other_holders():
+    cache = SummaryCache(1)
+    fill(cache, 4, 1.0)
+    (layer,) = cache.layers
+    keys, values, first = layer.advance(2)
+    keys[:, :, first : first + 2], values[:, :, first : first + 2] = 2.0, 2.0
+    assert first == 4 and content(cache) == [1.0] * 4 + [2.0] * 2
+    fork = cache.fork()
+    layer.room_for(1)  # in use, but not counted
+    assert layer.length == 6 and not fork.layers[0].has_room_for(1)
+    layer.forget_scratch()
+    assert fork.layers[0].has_room_for(1) and not fork.layers[0].has_room_for(10_000)
+    layer.room_for(1).keys[:, :, 6] = 7.0
+    fill(fork, 1, 5.0)  # in storage of its own
+    assert content(fork) == [1.0] * 4 + [2.0] * 2 + [5.0] and layer._storage.keys[0, 0, 6, 0] == 7.0
+
+
+def test_where_a_fresh_layer_is_advanced_storage_is_made_first():
+    cache = SummaryCache(1)
+    states = torch.zeros(1, 3, 8)  # [B, T, N D]
+    keys, _, first = cache.advance(0, 2, states, states, 4)
+    assert keys.shape[:2] == (1, 2) and keys.shape[3] == 4 and (first, cache.get_query_offset()) == (0, 2)
+
+
 def test_forks_grow_apart_in_any_order():
     cache = SummaryCache(1)
     fill(cache, 4, 1.0)

@@ -7,6 +7,7 @@ tests.
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -31,9 +32,28 @@ def can_run(*tensors: Tensor, with_gradients: bool = False) -> bool:
         and all(x.device.index == torch.cuda.current_device() for x in tensors)  # where Triton launches
         and all(_capability(x.device) >= (8, 0) for x in tensors)
         and (with_gradients or not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)))
+        and all(_compiles(x.device) for x in tensors)
     )
 
 
 @lru_cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
+
+
+@lru_cache
+def _compiles(device: torch.device) -> bool:
+    """Whether Triton gets a kernel to run: it needs a C compiler and Python's headers, which not every machine has."""
+    from videoxl.kernels.activations import quick_gelu
+
+    try:
+        quick_gelu(torch.zeros(8, dtype=torch.bfloat16, device=device))
+    except Exception as error:  # of the compiler, the linker, the driver: whatever it is, the model runs without
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        warnings.warn(
+            f"Triton's kernels do not run here ({reason[0]}); PyTorch's operations take their place, which is slower. "
+            "A C compiler and Python's headers (python3-dev) are what mostly is missing",
+            stacklevel=2,
+        )
+        return False
+    return True

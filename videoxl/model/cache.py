@@ -33,7 +33,7 @@ class _Storage:
         self.keys = keys
         self.values = values
         self.holders: weakref.WeakSet[SummaryLayer] = weakref.WeakSet()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
 
 
 class GrowingLayer(CacheLayerMixin):

@@ -10,6 +10,7 @@ from videoxl.synth.evaluate import interval
 from videoxl.synth.questions import (
     NEEDLES,
     NONE_SUCH,
+    ORDINALS,
     RELATIONS,
     advertisement,
     ask,
@@ -26,6 +27,8 @@ from videoxl.synth.questions import (
     list_cards,
     next_card,
     no_such,
+    nth_card,
+    place_of,
     sample_cards,
 )
 from videoxl.synth.testset import TRIES, TestSet
@@ -171,6 +174,17 @@ def test_answers_about_order_number_and_absence():
     assert number.options[number.right] == "3"
     absent = no_such(rng(), TRAIN, False)
     assert absent.answer == NONE_SUCH and not any(card.shape in absent.text for card in TRAIN)
+
+
+def test_a_card_leads_to_its_place_and_a_place_to_its_card():
+    source, asked = rng(5), set()
+    for _ in range(60):
+        cards = draw_cards(source, 4, False)
+        there, back = place_of(source, cards, False), nth_card(source, cards, False)
+        asked |= {there.answer, back.text}
+        assert cards[ORDINALS.index(there.answer)].name in there.text
+        assert back.text == f"Which card is the {ORDINALS[[card.name for card in cards].index(back.answer)]} one?"
+    assert asked == {*ORDINALS[:4], *(f"Which card is the {ordinal} one?" for ordinal in ORDINALS[:4])}
 
 
 def test_the_quick_starts_question_names_the_card_or_says_no():

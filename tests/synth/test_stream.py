@@ -7,8 +7,10 @@ from transformers import AutoTokenizer
 from videoxl.conversation import SELECT_MESSAGE
 from videoxl.errors import DataError
 from videoxl.model.builder import load_pretrained_model
+from videoxl.synth import stream as streams
 from videoxl.synth.cards import all_cards
 from videoxl.synth.drawing import DrawnFrames
+from videoxl.synth.scenes import LOOKALIKES
 from videoxl.synth.stages import GPU_STAGES, STAGES, Stage, find_stage
 from videoxl.synth.stream import SyntheticStream
 from videoxl.train.arguments import TrainingArguments
@@ -106,6 +108,26 @@ def test_what_needs_records_is_refused_for_a_stream(small_base, tmp_path, capsys
     arguments = ["--model_name_or_path", str(small_base), "--data_path", "synth:cpu/words", "--use_cpu", "True"]
     assert main([*arguments, flag, value, "--output_dir", str(tmp_path / "out")]) == 2
     assert flag in capsys.readouterr().err
+
+
+def test_some_videos_are_of_one_family_that_looks_like_cards(small_base, monkeypatch):
+    """And stories in words have as many questions about relations as their stage says, where it is one of words."""
+    told, shares = [], []
+    tell, ask = streams.tell, streams.ask
+    monkeypatch.setattr(streams, "tell", lambda *given, **more: told.append(given[3:]) or tell(*given, **more))
+    monkeypatch.setattr(streams, "ask", lambda *given, **more: shares.append(more["relations"]) or ask(*given, **more))
+    stage = Stage("clips", "video", 1, 1e-3, frames=(2,), frames_a_step=120, lookalikes=0.5, relations=0.1)
+    samples, _ = stream(small_base, stage)
+    for index in samples.batches[0]:
+        samples[0, index]
+    chosen = [families[0] for families in told if families != (None,)]
+    assert len(told) == 60 and 15 <= len(chosen) <= 45
+    assert all(len(families) == 1 for families in chosen) and {name for (name,) in chosen} == set(LOOKALIKES)
+    words = Stage("words", "text", 1, 1e-3, rows=1, relations=0.7)
+    stream(small_base, words)[0][0, 0]
+    mixed = Stage("clips", "video", 1, 1e-3, frames_a_step=1, words=1.0)
+    stream(small_base, mixed)[0][0, 0]
+    assert shares == [0.1] * 60 + [0.7, streams.WORDS_RELATIONS]
 
 
 def test_the_small_size_has_only_stages_of_the_large_one():

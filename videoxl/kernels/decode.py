@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videoxl.kernels.windows import LOG2_E, block_keys, rotated
+from videoxl.kernels.windows import LOG2_E, block_keys, load_halves, rotate_in_place, rotated, store_halves
 
 _MOST_QUERIES = 64  # that go over the keys at once: more do not fit into shared memory
 
@@ -52,24 +52,16 @@ def _write_kernel(
 
     heads = tl.arange(0, N2)[:, None]
     row_start = QKV + row * (N + 2 * G) * D
-    at = row_start + heads * D + half[None, :]
-    first = tl.load(at, heads < N, other=0.0).to(tl.float32)
-    second = tl.load(at + D // 2, heads < N, other=0.0).to(tl.float32)
-    first, second = rotated(first, second, cos, sin, dtype)
-    tl.store(at, first, heads < N)
-    tl.store(at + D // 2, second, heads < N)
+    rotate_in_place(row_start + heads * D + half[None, :], heads < N, cos, sin, dtype, D // 2)
 
     heads = tl.arange(0, G2)[:, None]
     at = row_start + (N + heads) * D + half[None, :]
-    first = tl.load(at, heads < G, other=0.0).to(tl.float32)
-    second = tl.load(at + D // 2, heads < G, other=0.0).to(tl.float32)
+    first, second = load_halves(at, heads < G, D // 2)
     first, second = rotated(first, second, cos, sin, dtype)
     to = ((row * G + heads) * capacity + stored) * D + half[None, :]
-    tl.store(own_keys + to, first, heads < G)
-    tl.store(own_keys + to + D // 2, second, heads < G)
-    at += G * D
-    tl.store(own_values + to, tl.load(at, heads < G), heads < G)
-    tl.store(own_values + to + D // 2, tl.load(at + D // 2, heads < G), heads < G)
+    store_halves(own_keys + to, heads < G, first, second, D // 2)
+    first, second = load_halves(at + G * D, heads < G, D // 2)
+    store_halves(own_values + to, heads < G, first.to(dtype), second.to(dtype), D // 2)
 
 
 @triton.jit

@@ -95,7 +95,7 @@ def thin_product(
     biases = [linear.bias if biased else x for linear in linears] + [x] * (3 - len(linears))
     total = sizes[0] if gated else sum(sizes)
     output = x.new_empty(rows, 1, total)
-    columns, deep, warps, stages = _configuration(total, inputs)
+    columns, deep, warps, stages = _configuration(total)
     grid = sum(triton.cdiv(size, columns) for size in (sizes[:1] if gated else sizes))
     _thin_kernel[(grid,)](
         x, output, *weights, *biases, x if residual is None else residual, rows, inputs, *sizes,
@@ -105,7 +105,7 @@ def thin_product(
     return output
 
 
-def _configuration(outputs: int, inputs: int) -> tuple[int, int, int, int]:
+def _configuration(outputs: int) -> tuple[int, int, int, int]:
     """(outputs and inputs of a block, warps, stages): enough blocks to keep all processors reading.
 
     On an H100 2.5 TB/s for 18,944 x 3,584, as PyTorch's product reaches too; 1.7 for 3,584 x 3,584 (1.8).

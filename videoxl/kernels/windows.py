@@ -48,6 +48,27 @@ def rotated(first, second, cos, sin, dtype):
 
 
 @triton.jit
+def load_halves(at, real, HALF: tl.constexpr):
+    """Both halves, float32, of the heads whose first halves lie at `at`."""
+    first = tl.load(at, real, other=0.0).to(tl.float32)
+    return first, tl.load(at + HALF, real, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_halves(at, real, first, second, HALF: tl.constexpr):
+    tl.store(at, first, real)
+    tl.store(at + HALF, second, real)
+
+
+@triton.jit
+def rotate_in_place(at, real, cos, sin, dtype, HALF: tl.constexpr):
+    """RoPE on the heads whose first halves lie at `at`."""
+    first, second = load_halves(at, real, HALF)
+    first, second = rotated(first, second, cos, sin, dtype)
+    store_halves(at, real, first, second, HALF)
+
+
+@triton.jit
 def _rotate_kernel(
     Q, K, V, COS, SIN, MEMORY_COS, MEMORY_SIN, PLACES, OWN_K, OWN_V, CACHE_K, CACHE_V,
     q_batch, q_row, k_batch, k_row, own_batch, own_head, cache_batch, cache_head, tokens, stored,
@@ -63,34 +84,24 @@ def _rotate_kernel(
 
     heads = tl.arange(0, N2)[:, None]
     at = Q + batch * q_batch + row.to(tl.int64) * q_row + heads * D + half[None, :]
-    first = tl.load(at, heads < N, other=0.0).to(tl.float32)
-    second = tl.load(at + D // 2, heads < N, other=0.0).to(tl.float32)
-    first, second = rotated(first, second, cos, sin, dtype)
-    tl.store(at, first, heads < N)
-    tl.store(at + D // 2, second, heads < N)
+    rotate_in_place(at, heads < N, cos, sin, dtype, D // 2)
 
     heads = tl.arange(0, G2)[:, None]
     from_row = batch * k_batch + row.to(tl.int64) * k_row + heads * D + half[None, :]
-    first = tl.load(K + from_row, heads < G, other=0.0).to(tl.float32)
-    second = tl.load(K + from_row + D // 2, heads < G, other=0.0).to(tl.float32)
-    value = tl.load(V + from_row, heads < G, other=0.0)
-    value_second = tl.load(V + from_row + D // 2, heads < G, other=0.0)
+    first, second = load_halves(K + from_row, heads < G, D // 2)
+    value, value_second = load_halves(V + from_row, heads < G, D // 2)
     turned, turned_second = rotated(first, second, cos, sin, dtype)
     to = batch * own_batch + heads * own_head + tl.load(PLACES + row) * D + half[None, :]
-    tl.store(OWN_K + to, turned, heads < G)
-    tl.store(OWN_K + to + D // 2, turned_second, heads < G)
-    tl.store(OWN_V + to, value, heads < G)
-    tl.store(OWN_V + to + D // 2, value_second, heads < G)
+    store_halves(OWN_K + to, heads < G, turned, turned_second, D // 2)
+    store_halves(OWN_V + to, heads < G, value.to(dtype), value_second.to(dtype), D // 2)
     if row >= tokens:
         beacon = row - tokens
         cos = tl.load(MEMORY_COS + beacon * D + half).to(tl.float32)[None, :]
         sin = tl.load(MEMORY_SIN + beacon * D + D // 2 + half).to(tl.float32)[None, :]
         turned, turned_second = rotated(first, second, cos, sin, dtype)
         to = batch * cache_batch + heads.to(tl.int64) * cache_head + (stored + beacon).to(tl.int64) * D + half[None, :]
-        tl.store(CACHE_K + to, turned, heads < G)
-        tl.store(CACHE_K + to + D // 2, turned_second, heads < G)
-        tl.store(CACHE_V + to, value, heads < G)
-        tl.store(CACHE_V + to + D // 2, value_second, heads < G)
+        store_halves(CACHE_K + to, heads < G, turned, turned_second, D // 2)
+        store_halves(CACHE_V + to, heads < G, value.to(dtype), value_second.to(dtype), D // 2)
 
 
 @triton.jit

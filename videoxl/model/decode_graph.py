@@ -43,7 +43,6 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCac
         mask is None
         and input_ids.shape[1] == 1
         and can_run(weight.detach())
-        and weight.device.index == torch.cuda.current_device()
         and _capture_device in ([], [weight.device.index])
         and not torch.is_grad_enabled()
         and not model.training
@@ -80,9 +79,13 @@ def is_capturable(model) -> bool:
     hooked = any(
         not getattr(hook, "__module__", "").startswith("transformers.") for kind in kinds for hook in kind.values()
     )
-    products = [child for layer in layers for part in (layer.self_attn, layer.mlp) for child in part.children()]
-    plain = all(type(child) in (nn.Linear, Fp8Linear) for child in products if hasattr(child, "weight"))
-    return plain and not hooked
+    return not hooked and all(type(product) in (nn.Linear, Fp8Linear) for product in _products(model))
+
+
+def _products(model) -> list[nn.Module]:
+    """Projections of all decoder layers: whatever in attention and MLP has a weight."""
+    parts = [part for layer in model.model.layers for part in (layer.self_attn, layer.mlp)]
+    return [child for part in parts for child in part.children() if hasattr(child, "weight")]
 
 
 @contextmanager
@@ -130,8 +133,7 @@ class DecodeStep:
             self._attend = DecodeAttention(
                 batch, config.num_attention_heads, config.num_key_value_heads, attention.head_dim, shared, device
             )
-        linears = [m for layer in decoder.layers for part in (layer.self_attn, layer.mlp) for m in part.children()]
-        is_thin = batch <= MOST_ROWS and all(is_plain_linear(m) for m in linears if hasattr(m, "weight"))
+        is_thin = batch <= MOST_ROWS and all(map(is_plain_linear, _products(model)))
         self._product = thin_product if is_thin else plain_product
         self._model = weakref.ref(model)
         self._lock = threading.Lock()
@@ -280,7 +282,7 @@ def plain_product(
     residual: Tensor | None = None,
     gated: bool = False,
 ) -> Tensor:
-    """`thin_product` by PyTorch's operations: for more rows, and for layers that are more than a product."""
+    """`thin_product` by PyTorch's operations: for more rows, and for layers in FP8."""
     made = [linear(x) for linear in linears]
     output = F.silu(made[0]) * made[1] if gated else torch.cat(made, dim=-1) if len(made) > 1 else made[0]
     return output if residual is None else residual + output

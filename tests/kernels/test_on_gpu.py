@@ -8,6 +8,7 @@ from conftest import prompt_for, random_pixels
 from interpreted import on_gpu
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
+from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.kernels import row_scales, windows
 from videoxl.model import attention, decode_graph, decoder, fp8
 from videoxl.model.fp8 import to_fp8
@@ -49,6 +50,30 @@ def test_graphs_give_the_tokens_of_the_plain_step(half, rows):
     model.train()  # switches the graphs off
     plain = model.generate(ids, memory=memory, max_new_tokens=20, do_sample=False)
     assert graphed.tolist() == plain.tolist()
+
+
+def test_windows_with_one_way_back_give_the_gradients_of_windows_one_by_one(half, monkeypatch):
+    tokenizer, model = half
+    model.train()
+    ids = prompt_for(tokenizer)[1].cuda()
+    labels = ids.masked_fill(ids == IMAGE_TOKEN_INDEX, IGNORE_INDEX)
+    pixels = [random_pixels(40).to("cuda", torch.bfloat16)]
+    called, found = [], []
+    together = attention.attend_windows
+    monkeypatch.setattr(attention, "attend_windows", lambda *given: called.append(1) or together(*given))
+    for one_by_one in (False, True):
+        if one_by_one:
+            monkeypatch.setattr(attention, "can_attend_together", lambda *_: False)
+        model.zero_grad()
+        loss = model(input_ids=ids, labels=labels, images=pixels, modalities=["video"], ratio_seed=[0]).loss
+        loss.backward()
+        found.append({name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None})
+    assert len(called) == model.config.num_hidden_layers
+    assert found[0].keys() == found[1].keys()
+    whole = sum(gradient.square().sum() for gradient in found[1].values()).sqrt()
+    for name, gradient in found[0].items():
+        wanted = found[1][name]
+        assert (gradient - wanted).norm() <= 0.05 * wanted.norm() + 1e-3 * whole, name
 
 
 def test_rows_in_fp8_are_scaled_to_the_bit():

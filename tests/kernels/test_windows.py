@@ -90,6 +90,36 @@ def test_windows_equal_the_steps_one_by_one(batch, heads, groups, dim, parts, st
         assert torch.equal(kind[:, :, stored + beacons :], old[:, :, stored + beacons :])
 
 
+@pytest.mark.parametrize("stored", [31, 32, 50, 95])
+def test_what_cudnn_has_begun_is_gone_on_with(stored, monkeypatch):
+    """In its place attention step by step, for the first positions of the cache and all windows at once."""
+    seen = []
+
+    def begin(query, key, value, scaling):
+        seen.append(key.shape[2])
+        scores = query @ key.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(2, 3) * scaling
+        weights = scores.softmax(-1) @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)
+        return weights, scores.logsumexp(-1)
+
+    def run():
+        torch.manual_seed(0)
+        parts = ((36, 4), (18, 2))
+        order, places = layout(parts)
+        query, key, value = (torch.randn(2, 54, n * 16) for n in (4, 2, 2))
+        cache = [torch.randn(2, 2, stored + 6, 16) for _ in range(2)]
+        ropes = tables(54, 16), tables(6, 16)
+        blocks = windows.query_blocks(parts)
+        return windows.window_attention(query, key, value, *ropes, order, places, blocks, cache, stored, 0.2)
+
+    expected = run()
+    monkeypatch.setattr(windows, "_has_cudnn", lambda _: True)
+    monkeypatch.setattr(windows, "_begin", begin)
+    monkeypatch.setattr(windows, "CUDNN_FROM", 32)
+    monkeypatch.setattr(windows, "CUDNN_STEP", 16)
+    torch.testing.assert_close(run(), expected, atol=2e-6, rtol=1e-5)
+    assert seen == ([] if stored < 32 else [stored // 16 * 16])
+
+
 def test_blocks_cover_every_query_once():
     parts = ((70, 6), (31, 3), (32, 4))
     blocks = windows.query_blocks(parts).tolist()

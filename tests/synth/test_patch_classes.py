@@ -5,7 +5,7 @@ import torch
 
 from videoxl.synth.cards import COLOURS, FIRST_SLOT, Card, all_cards, overlay_card, show_card
 from videoxl.synth.drawing import G, blank, draw, glyphs_of
-from videoxl.synth.glyphs import NUMBER
+from videoxl.synth.glyphs import NUMBER, SHAPES
 from videoxl.synth.patch_classes import PATCH_CLASSES, patch_classes
 from videoxl.synth.scenes import families, make_clip
 from videoxl.train.vision_classes import UNKNOWN
@@ -32,7 +32,7 @@ def test_a_patch_has_the_topmost_glyph_over_its_middle():
     glyph(numbers, 0, "star", (0.1, 0.9, 0.9), x=-0.5, y=-0.5, half=0.4)
     glyph(numbers, 1, "7", (1, 1, 1), x=-0.5, y=-0.5, half=0.1)
     glyph(numbers, 2, "Q", (1, 1, 1), x=0.5, y=0.5, half=0.2)
-    kinds = patch_classes(numbers[0], ACROSS, None)[2].reshape(ACROSS, ACROSS)
+    kinds = patch_classes(numbers[0], ACROSS, None)[0][2].reshape(ACROSS, ACROSS)
     named = [[PATCH_CLASSES["glyph"][number] for number in row] for row in kinds]
     assert named[6][6] == "digit" and named[3][3] == "star" and named[18][18] == "letter"
     assert named[0][0] == named[12][12] == named[18][6] == "none"
@@ -43,7 +43,7 @@ def test_ink_of_a_shape_lies_in_its_patches():
     rng = np.random.default_rng(0)
     for card in all_cards(held_out=False)[::11]:
         numbers = overlay_card(rng, blank(1), card)
-        classes = patch_classes(numbers[0], ACROSS, card)
+        classes, _ = patch_classes(numbers[0], ACROSS, card)
         pixels = draw(torch.from_numpy(numbers), 336)[0].numpy() / 255
         is_ink = np.abs(pixels - np.array(COLOURS[card.colour])).max(axis=-1) < 0.08
         if card.colour in ("grey", "black", "brown"):  # a card's frame is dark as well
@@ -58,10 +58,10 @@ def test_ink_of_a_shape_lies_in_its_patches():
 
 def test_a_colour_without_a_name_is_unknown_and_no_card_has_no_class():
     rng = np.random.default_rng(1)
-    shown = patch_classes(show_card(rng, Card(None, "bolt"), 1)[0], ACROSS, Card(None, "bolt"))
+    shown, _ = patch_classes(show_card(rng, Card(None, "bolt"), 1)[0], ACROSS, Card(None, "bolt"))
     assert names_of(shown, "colour") == {"none", None} and names_of(shown, "shape") == {"none", "bolt"}
     for family in families(held_out=False):
-        classes = patch_classes(make_clip(rng, family, 1)[0], ACROSS, None)
+        classes, _ = patch_classes(make_clip(rng, family, 1)[0], ACROSS, None)
         assert names_of(classes, "colour") == names_of(classes, "shape") == {"none"}
 
 
@@ -69,7 +69,43 @@ def test_shapes_of_scenes_teach_no_combination_of_the_test_world():
     for card in all_cards(held_out=True):
         numbers = blank(1)
         glyph(numbers, 0, card.shape, COLOURS[card.colour])
-        assert names_of(patch_classes(numbers[0], ACROSS, None), "glyph") == {"none", None}
+        assert names_of(patch_classes(numbers[0], ACROSS, None)[0], "glyph") == {"none", None}
     numbers = blank(1)
     glyph(numbers, FIRST_SLOT, "square", COLOURS["red"])
-    assert names_of(patch_classes(numbers[0], ACROSS, None), "glyph") == {"none", "square"}
+    assert names_of(patch_classes(numbers[0], ACROSS, None)[0], "glyph") == {"none", "square"}
+
+
+def left_out(never, attribute):
+    """Names of the classes that are left out in the patches of an attribute, one set for each number."""
+    row = never[list(PATCH_CLASSES).index(attribute)]
+    names = PATCH_CLASSES[attribute]
+    return {frozenset(name for place, name in enumerate(names) if number >> place & 1) for number in np.unique(row)}
+
+
+def test_what_only_the_test_world_has_is_left_out_of_the_choice():
+    """A yellow ring is told from all shapes but those that training never has in yellow."""
+    rng = np.random.default_rng(2)
+    card = Card("yellow", "ring")
+    _, never = patch_classes(show_card(rng, card, 1)[0], ACROSS, card)
+    tested = all_cards(held_out=True)
+    assert left_out(never, "shape") == {frozenset(), frozenset(c.shape for c in tested if c.colour == "yellow")}
+    assert left_out(never, "colour") == {frozenset(), frozenset(c.colour for c in tested if c.shape == "ring")}
+    numbers = blank(1)
+    glyph(numbers, 0, "7", COLOURS["yellow"])
+    _, never = patch_classes(numbers[0], ACROSS, None)
+    assert left_out(never, "glyph") == {frozenset(), frozenset(c.shape for c in tested if c.colour == "yellow")}
+    assert left_out(never, "shape") == left_out(never, "colour") == {frozenset()}
+
+
+def test_what_is_there_is_never_left_out():
+    rng = np.random.default_rng(3)
+    cards = [*all_cards(held_out=False), *(Card(None, shape) for shape in SHAPES * 4)]
+    frames = [(overlay_card(rng, blank(1), card)[0], card) for card in cards]
+    frames += [(make_clip(rng, family, 1)[0], None) for family in families(held_out=False) * 8]
+    some = 0
+    for numbers, card in frames:
+        classes, never = patch_classes(numbers, ACROSS, card)
+        known = classes != UNKNOWN
+        assert not (never[known] >> classes[known] & 1).any()
+        some += int((never > 0).any())
+    assert some > 40

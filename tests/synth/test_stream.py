@@ -152,7 +152,10 @@ def test_rows_of_a_batch_have_one_system_message_and_some_batches_vnbenchs(small
 
 def test_labelled_cards_without_a_named_colour_have_their_shape_alone(small_base):
     data, _ = stream(small_base, find_stage("gpu/matching"))
-    classes = torch.stack([data[(0, index)].classes for index in range(400)])
+    samples = [data[(0, index)] for index in range(400)]
+    classes, never = (torch.stack([getattr(each, name) for each in samples]) for name in ("classes", "never"))
+    known = classes != UNKNOWN
+    assert not (never[known] >> classes[known] & 1).any() and (never[:, 1] > 0).sum() > 50
     unknown = classes[:, 0] == UNKNOWN
     assert 0.4 < unknown.float().mean() < 0.65  # three in four of the 0.7 that show a card
     none = list(data.class_names["shape"]).index("none")
@@ -165,7 +168,7 @@ def test_patches_are_labelled_like_the_picture_that_they_are_of(small_base):
         sample = patches[(0, index)]
         assert sample.classes.shape == (3, 64) and len(sample.visual[0]) == 1  # 112 pixels, patches of 14
     batch = patches.collate([patches[(0, index)] for index in range(3)])
-    assert batch["classes"].shape == (3, 3, 64)
+    assert batch["classes"].shape == batch["never"].shape == (3, 3, 64)
 
 
 def test_the_stage_behind_a_whole_run_is_there_too(small_base):

@@ -11,7 +11,7 @@ from videoxl.model.builder import load_pretrained_model
 from videoxl.train.arguments import TrainingArguments
 from videoxl.train.collator import number_of_targets
 from videoxl.train.run import leave_cores_to_workers, main, train
-from videoxl.train.vision_classes import UNKNOWN, PatchClassifier, classes_of_pictures
+from videoxl.train.vision_classes import UNKNOWN, PatchClassifier, classes_of_pictures, never_in_pictures
 
 CLASSES = {"colour": ["none", "red", "blue"], "shape": ["none", "disc"]}
 PATCHES = 576
@@ -60,6 +60,22 @@ def test_the_loss_is_that_of_patches_and_a_picture_weighs_as_much_as_all_of_its_
     assert float(task(pictures, classes, num_items_in_batch=2 * known).loss.detach()) == pytest.approx(
         float(output.loss) / 2, rel=1e-5
     )
+
+
+def test_classes_that_are_left_out_take_no_part(task):
+    """Neither in a patch nor, where any patch leaves them out, in the picture."""
+    pictures, classes = [torch.randn(1, 3, 336, 336)], torch.zeros(1, 2, PATCHES, dtype=torch.int64)
+    never = torch.zeros_like(classes)
+    never[0, 0, :300] = 1 << 2
+    with torch.no_grad():
+        task.patch_heads["colour"].bias[2] = task.picture_heads["colour"].bias[2] = 50.0
+        plain, held = task(pictures, classes), task(pictures, classes, never)
+        # 300 patches and the picture are free of the class; 276 patches are not
+        assert float(plain.loss) == pytest.approx(50 / 2 * 2, rel=0.2)
+        assert float(held.loss) == pytest.approx(50 / 2 * 276 / PATCHES, rel=0.2)
+    assert never_in_pictures(torch.tensor([[[1, 4, 4], [0, 0, 2]]])).tolist() == [[5, 2]]
+    task(pictures, classes, never).loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in task.parameters() if parameter.grad is not None)
 
 
 def test_it_learns_where_something_is(task):

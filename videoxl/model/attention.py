@@ -21,6 +21,7 @@ from videoxl.model.attention_backends import attend
 from videoxl.model.cache import SummaryCache
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.gradient_cache import Piece, StepView
+from videoxl.model.windows_attention import attend_windows, can_attend_together
 
 
 @dataclass
@@ -127,6 +128,10 @@ class BeaconAttention(Qwen2Attention):
         shared = None
         if isinstance(past_key_values, SummaryCache):
             shared = past_key_values.shared_prefix(self.layer_idx)
+        if isinstance(past_key_values, StepView) and self._goes_together(query, beacons, attention_mask, dropout):
+            memory = past_key_values.memory_with(beacons)
+            output = attend_windows(query, key, value, memory, window.parts, self.scaling)
+            return self._leave(output, window), None
         if beacons is not None:
             # The cache comes first: it is iterated to its end, where it puts the last window's beacons in place.
             seen = past_key_values.update_windows(key, value, self.layer_idx, beacons, window.parts)
@@ -141,6 +146,9 @@ class BeaconAttention(Qwen2Attention):
             key, value = past_key_values.update(key, value, self.layer_idx)
         output, weights = attend(self, query, key, value, attention_mask, dropout, shared, **kwargs)
         return self._leave(output, window), weights
+
+    def _goes_together(self, query: Tensor, beacons, masks, dropout: float) -> bool:
+        return beacons is not None and can_attend_together(self.config._attn_implementation, query, masks, dropout)
 
     def _takes_kernel(self, hidden_states: Tensor, cache, window: WindowLayout | None) -> bool:
         return (

@@ -86,7 +86,7 @@ def lower_right_causal(num_queries: int, num_keys: int, device: torch.device) ->
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
     num_queries, num_keys = query.shape[2], key.shape[2]
-    if mask is None and _has_flash(query):
+    if mask is None and has_flash(query):
         # The operator behind F.scaled_dot_product_attention, called by name: only here does `is_causal` mean the lower
         # right, it takes grouped heads as they are, and cuDNN, which the function would pick for one query, makes a new
         # plan for every length of the cache (4 ms a layer and token).
@@ -113,7 +113,7 @@ def _needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _has_flash(query: Tensor) -> bool:
+def has_flash(query: Tensor) -> bool:
     """Whether the flash operator takes this: half precision, a head dimension it has, an Ampere GPU or newer."""
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
         return False
@@ -127,7 +127,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 def can_share_prefix(backend: str, keys: Tensor) -> bool:
     """Whether `attend_shared` has kernels for keys like these."""
-    return backend == "sdpa" and (keys.device.type == "cpu" or _has_flash(keys))
+    return backend == "sdpa" and (keys.device.type == "cpu" or has_flash(keys))
 
 
 def attend_shared(
@@ -161,7 +161,7 @@ def _part(
     Args:
         causal: aligned to the lower right. mask: bool, instead.
     """
-    if mask is None and _has_flash(query):
+    if mask is None and has_flash(query):
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)[:2]
     past = key.shape[2] - query.shape[2]
     if mask is None and causal and past > 0:

@@ -40,15 +40,20 @@ class StepView:
         parts: Sequence[tuple[int, int]],
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """As `SummaryLayer.update_windows`: for each window the keys and values that its queries may see."""
-        # A copy: as a view they would keep the values of all tokens of the windows.
-        self.made = beacons[0], beacons[1].clone()
-        memory = [torch.cat(kind, dim=2) for kind in zip(*self.pieces, self.made)]
+        memory = self.memory_with(beacons)
         seen = memory[0].shape[2] - beacons[0].shape[2]
         start = 0
         for rows, number in parts:
             own = (states[:, :, start : start + rows] for states in (key_states, value_states))
             yield tuple(torch.cat([kind[:, :, :seen], states], dim=2) for kind, states in zip(memory, own))
             start, seen = start + rows, seen + number
+
+    def memory_with(self, beacons: Piece) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, N, M + b, D]: what is stored and the beacons of all windows, which the step leaves."""
+        # A copy: as a view they would keep the values of all tokens of the windows.
+        self.made = beacons[0], beacons[1].clone()
+        keys, values = (torch.cat(kind, dim=2) for kind in zip(*self.pieces, self.made))
+        return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """As `SummaryLayer.update` for text: keys and values [B, N, M + T, D] that the step's queries may see."""

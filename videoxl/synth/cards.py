@@ -84,23 +84,20 @@ def jitter(rng: np.random.Generator, colour: tuple[float, float, float], strengt
     return np.clip(np.array(colour) + rng.uniform(-strength, strength, 3), 0, 1)
 
 
-@cache
-def _held_out_colours(shape: str) -> np.ndarray:
-    """[n, 3]"""
-    colours = [COLOURS[card.colour] for card in all_cards(held_out=True) if card.shape == shape]
-    return np.array(colours).reshape(-1, 3)
+_HELD_OUT_INKS = np.array([COLOURS[card.colour] for card in all_cards(held_out=True)])
 
 
-def is_near_held_out(shape: str, ink: np.ndarray) -> bool:
-    """Whether a shape in this ink [3] could be taken for what a card of the test world shows."""
-    return bool((np.abs(_held_out_colours(shape) - ink).max(axis=1) <= FAR).any())
+def shapes_held_out(ink: np.ndarray) -> set[str]:
+    """Shapes that in this ink [3] could be taken for what a card of the test world shows."""
+    near = np.abs(_HELD_OUT_INKS - ink).max(axis=1) <= FAR
+    return {card.shape for card, is_near in zip(all_cards(held_out=True), near) if is_near}
 
 
 def draw_ink(rng: np.random.Generator, shape: str) -> np.ndarray:
     """Any colour that does not make a card of the test world of this shape."""
     while True:
         ink = rng.uniform(0, 1, 3)
-        if ink.min() < 0.75 and not is_near_held_out(shape, ink):  # and no white
+        if ink.min() < 0.75 and shape not in shapes_held_out(ink):  # and no white
             return ink
 
 

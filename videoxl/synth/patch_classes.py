@@ -8,9 +8,11 @@ Shape letters: P patches of a frame, row by row.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from videoxl.synth.cards import COLOUR_NAMES, Card, is_near_held_out
+from videoxl.synth.cards import COLOUR_NAMES, Card, shapes_held_out
 from videoxl.synth.drawing import SLOTS, G, glyphs_of
 from videoxl.synth.glyphs import NAMES, SHAPES
 from videoxl.train.vision_classes import UNKNOWN
@@ -30,7 +32,16 @@ def _kind(name: str) -> str:
 _GLYPH_CLASS = np.array([PATCH_CLASSES["glyph"].index(_kind(name)) for name in NAMES])
 
 
-def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> np.ndarray:
+def bits_of(attribute: str, names: Iterable[str]) -> int:
+    """A number with the bits of these classes."""
+    return sum(1 << PATCH_CLASSES[attribute].index(name) for name in names)
+
+
+def colours_held_out(shape: str) -> list[str]:
+    return [colour for colour in COLOUR_NAMES if Card(colour, shape).is_held_out]
+
+
+def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> tuple[np.ndarray, np.ndarray]:
     """Classes of the patches of one frame.
 
     Args:
@@ -38,28 +49,31 @@ def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> np.nda
             it is on a card.
 
     Returns:
-        int64 [3, P], rows in the order of `PATCH_CLASSES`. A colour without a name is `UNKNOWN`; so is a shape of the
-        haystack in a colour that a card of the test world has with it.
+        Classes, int64 [3, P], rows in the order of `PATCH_CLASSES`, and as many numbers with the bits of classes that
+        training never has there, since they belong to the test world: shapes in the ink of a glyph, colours of a shape.
+        A colour without a name is `UNKNOWN`; so is a shape of the haystack that would be one of those classes.
     """
     glyphs = glyphs_of(numbers[None])[0]
     line = (np.arange(across) + 0.5) / across * 2 - 1
     y, x = (place.ravel() for place in np.meshgrid(line, line, indexing="ij"))
     classes = np.zeros((len(PATCH_CLASSES), across * across), dtype=np.int64)
+    never = np.zeros_like(classes)
     for slot, glyph in enumerate(glyphs):
         if glyph[G["opacity"]] <= 0:
             continue
         covered = _covers(glyph, x, y)
         name = NAMES[int(glyph[G["glyph"]])]
         is_on_card = card is not None and slot == SLOTS - 1
-        kind = _GLYPH_CLASS[int(glyph[G["glyph"]])]
-        if not is_on_card and name in SHAPES and is_near_held_out(name, glyph[G["red"] : G["blue"] + 1]):
-            kind = UNKNOWN
-        colour = shape = 0
+        held_out = shapes_held_out(glyph[G["red"] : G["blue"] + 1])
+        kind = UNKNOWN if name in held_out else _GLYPH_CLASS[int(glyph[G["glyph"]])]
+        colour = shape = no_colours = no_shapes = 0
         if is_on_card:
             colour = UNKNOWN if card.colour is None else PATCH_CLASSES["colour"].index(card.colour)
             shape = PATCH_CLASSES["shape"].index(card.shape)
+            no_colours, no_shapes = bits_of("colour", colours_held_out(card.shape)), bits_of("shape", held_out)
         classes[:, covered] = np.array([[colour], [shape], [kind]])
-    return classes
+        never[:, covered] = np.array([[no_colours], [no_shapes], [bits_of("glyph", held_out)]])
+    return classes, never
 
 
 def _covers(glyph: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

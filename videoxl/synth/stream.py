@@ -25,7 +25,7 @@ from videoxl.train.collator import collate
 from videoxl.train.dataset import Sample
 from videoxl.train.labels import encode_conversation
 from videoxl.train.plans import SamplePlan
-from videoxl.train.vision_classes import UNKNOWN
+from videoxl.train.vision_classes import UNKNOWN, never_in_pictures
 
 WORDS_FRAMES = 10  # of a story in words
 WORDS_ROWS = 64  # of a batch of them among videos
@@ -145,13 +145,15 @@ class SyntheticStream(Dataset):
             if rng.random() < NAMELESS:
                 card = Card(None, card.shape)
             numbers = overlay_card(rng, numbers, card) if rng.random() < 0.5 else show_card(rng, card, 1)
+        of_patches, never = map(torch.from_numpy, patch_classes(numbers[0], self.patches_across, card))
         if self.stage.kind == "patches":
-            classes = torch.from_numpy(patch_classes(numbers[0], self.patches_across, card))
+            classes = of_patches
         else:
             shown = (NO, NO) if card is None else (card.colour, card.shape)
             pairs = zip(self.class_names.values(), shown)
             classes = torch.tensor([UNKNOWN if value is None else names.index(value) for names, value in pairs])
-        return Sample(index, epoch, str(index), "image", [], [torch.from_numpy(numbers)], [[]], classes)
+            never = never_in_pictures(never[None, : len(self.class_names)])[0]
+        return Sample(index, epoch, str(index), "image", [], [torch.from_numpy(numbers)], [[]], classes, never)
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """As for files, but the frames of all samples in one tensor, which crosses to the trainer's process at once."""

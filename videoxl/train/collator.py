@@ -22,7 +22,7 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         [F, S, S, 3] or features [F, P, C]) and `modalities`; and what the trainer needs beside the model's inputs:
         `questions`, `evidence` (frame ranges a region, over all samples), `draw` (epoch and index that seed the
         draws of the batch), `ids`, `bad`; for the tasks on classes also `classes` [B, attributes],
-        or [B, attributes, P] for patches.
+        or [B, attributes, P] for patches, and `never` of the same shape where classes are left out.
     """
     questions = len(samples[0].encoded)
     batch: dict[str, Any] = {
@@ -36,6 +36,8 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     }
     if len(samples[0].classes):
         batch["classes"] = torch.stack([torch.as_tensor(sample.classes) for sample in samples])
+        if len(samples[0].never):
+            batch["never"] = torch.stack([torch.as_tensor(sample.never) for sample in samples])
     if questions:
         batch |= _pad([_shared_once(sample) for sample in samples])
     return batch

@@ -42,6 +42,7 @@ class Sample:
         kind: `image`, `video` or `text`.
         evidence: for each region, half-open ranges of its frames that an answer rests on.
         classes: class number of each attribute, [attributes] or, for patches, [attributes, P]; empty for other tasks.
+        never: int64 of the shape of `classes`, bits of the classes that are left out of the choice; empty: none.
         bad: (id, reason) of records that could not be read and that this one replaces.
     """
 
@@ -53,6 +54,7 @@ class Sample:
     visual: list[Tensor]
     evidence: list[list[tuple[int, int]]] = field(default_factory=list)
     classes: Sequence[int] | Tensor = ()
+    never: Sequence[int] | Tensor = ()
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 

@@ -173,7 +173,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         """What the model takes of a collated batch; 8-bit frames are normalised here, on the device."""
         inputs = {"images": self._visual(batch["images"]), "modalities": batch["modalities"]}
         if "classes" in batch:
-            return inputs | {"classes": batch["classes"]}
+            return inputs | {name: batch[name] for name in ("classes", "never") if name in batch}
         epoch, index = batch["draw"]
         seed = self.args.seed
         return inputs | {

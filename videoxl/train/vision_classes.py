@@ -21,6 +21,7 @@ from videoxl.model.modeling import LlavaQwenForCausalLM
 
 UNKNOWN = IGNORE_INDEX
 """In place of a class number: nothing is learnt about that attribute of that picture."""
+MOST_CLASSES = 62  # of an attribute, where some are left out: bits of an int64
 
 
 @dataclass
@@ -55,32 +56,40 @@ class ClassTask(nn.Module, ABC):
     def logits(self, pixels: Tensor) -> list[Tensor]:
         """pixels [F, 3, S, S] -> logits [F, n] of each attribute."""
 
-    def cost(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def cost(self, pixels: Tensor, classes: Tensor, never: Tensor | None) -> tuple[Tensor, Tensor]:
         """Summed cross entropy against `classes` [F, attributes], and right answers of each attribute."""
-        return sum_up(self.logits(pixels), classes)
+        return sum_up(self.logits(pixels), classes, never)
 
     def forward(
         self,
         images: Sequence[Tensor],
         classes: Tensor,
+        never: Tensor | None = None,
         modalities: Sequence[str] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> ClassOutput:
-        """Cross entropy a class of `classes` that is not `UNKNOWN`; `images` are single views."""
-        loss, correct = self.cost(torch.cat([image[:1] for image in images]), classes)
+        """Cross entropy a class of `classes` that is not `UNKNOWN`; `images` are single views.
+
+        `never`, int64 of the shape of `classes`: where its bit n is set, class n is left out of the choice. What the
+        data never show in such a place would else be learnt not to be there.
+        """
+        loss, correct = self.cost(torch.cat([image[:1] for image in images]), classes, never)
         known = (classes != UNKNOWN).sum() if num_items_in_batch is None else num_items_in_batch
         return ClassOutput(loss / known, correct)
 
 
-def sum_up(logits: Sequence[Tensor], classes: Tensor) -> tuple[Tensor, Tensor]:
+def sum_up(logits: Sequence[Tensor], classes: Tensor, never: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross entropy, and right answers of each attribute, summed over pictures and patches.
 
     Args:
-        logits: of each attribute, [F, n] or [F, P, n]. classes: [F, attributes] or [F, attributes, P].
+        logits: of each attribute, [F, n] or [F, P, n]. classes: [F, attributes] or [F, attributes, P]. never: as
+            classes, bits of the classes that are left out.
     """
     loss, correct = 0.0, []
-    for given, wanted in zip(logits, classes.unbind(dim=1)):
+    for number, (given, wanted) in enumerate(zip(logits, classes.unbind(dim=1))):
         given, wanted = given.flatten(end_dim=-2).float(), wanted.flatten()
+        if never is not None:
+            given = given.masked_fill(_spread(never[:, number].flatten(), given.shape[-1]), float("-inf"))
         loss = loss + F.cross_entropy(given, wanted, reduction="sum", ignore_index=UNKNOWN)
         correct.append((given.argmax(dim=1) == wanted).sum())
     return loss, torch.stack(correct)
@@ -116,12 +125,24 @@ class PatchClassifier(ClassTask):
         patches = self.model.model.vision_tower(pixels)
         return [*_read(self.patch_heads, patches), *_read(self.picture_heads, _pooled(patches))]
 
-    def cost(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def cost(self, pixels: Tensor, classes: Tensor, never: Tensor | None) -> tuple[Tensor, Tensor]:
         """Against `classes` [F, attributes, P]; a picture weighs as much as its patches together."""
         logits, attributes = self.logits(pixels), classes.shape[1]
-        loss, correct = sum_up(logits[:attributes], classes)
-        of_pictures, _ = sum_up(logits[attributes:], classes_of_pictures(classes))
+        loss, correct = sum_up(logits[:attributes], classes, never)
+        whole = None if never is None else never_in_pictures(never)
+        of_pictures, _ = sum_up(logits[attributes:], classes_of_pictures(classes), whole)
         return loss + classes.shape[2] * of_pictures, correct
+
+
+def _spread(bits: Tensor, number: int) -> Tensor:
+    """[...] -> bool [..., number]: whether each bit is set."""
+    return (bits.unsqueeze(-1) >> torch.arange(number, device=bits.device) & 1).bool()
+
+
+def never_in_pictures(never: Tensor) -> Tensor:
+    """[F, attributes, P] -> [F, attributes]: what any patch leaves out."""
+    weights = 1 << torch.arange(MOST_CLASSES, device=never.device)
+    return (_spread(never, MOST_CLASSES).any(dim=-2) * weights).sum(dim=-1)
 
 
 def classes_of_pictures(classes: Tensor) -> Tensor:

@@ -25,8 +25,11 @@ def make_clip(rng: np.random.Generator, family: str, num_frames: int) -> np.ndar
     return numbers
 
 
-LOOKALIKES = ("shapes", "lone shapes", "empty cards", "letters")
-"""Families with something that could be taken for a card; among many of them the card is hardest to find."""
+LOOKALIKES = {"empty cards": 0.5, "shapes": 0.2, "lone shapes": 0.2, "letters": 0.1}
+"""Families with something that could be taken for a card, and how often each is drawn where one of them is wanted.
+
+Among many of them the card is hardest to find, among empty cards most of all.
+"""
 
 
 def families(held_out: bool) -> list[str]:

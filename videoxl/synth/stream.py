@@ -34,6 +34,8 @@ WORDS_RELATIONS = 0.5  # share of those about order, number and absence, where t
 # Share of stories in words of which every token is learnt, those of questions and options too. The letter that stands
 # before an option is learnt in this way; from answers alone some seeds never learn to name it.
 WORDS_WHOLE = 0.2
+WITH_CARD = 0.8  # share of labelled pictures
+OVERLAID = 0.75  # share of labelled cards that are laid over a scene: their shapes are small, nearly all errors are there
 NAMELESS = 0.75  # share of labelled cards whose colour has no name
 PICTURE_CLASSES = {attribute: PATCH_CLASSES[attribute] for attribute in ("colour", "shape")}
 OF_PICTURES = ("patches", "words of pictures")
@@ -101,7 +103,7 @@ class SyntheticStream(Dataset):
         cards = sample_cards(rng, min(stage.most_cards, max(1, frames // 2)), several=stage.several)
         scenes = None
         if stage.lookalikes and rng.random() < stage.lookalikes:
-            scenes = [LOOKALIKES[rng.integers(len(LOOKALIKES))]]
+            scenes = [str(rng.choice(list(LOOKALIKES), p=list(LOOKALIKES.values())))]
         story = tell(rng, frames, cards, scenes, clip_frames=stage.clip_frames)
         questions = ask(rng, cards, stage.questions, relations=stage.relations)
         if stage.caption:
@@ -139,12 +141,13 @@ class SyntheticStream(Dataset):
         scenes = families(held_out=False)
         numbers = make_clip(rng, scenes[rng.integers(len(scenes))], 4)[rng.integers(4)][None]
         card = None
-        if rng.random() < 0.7:
+        if rng.random() < WITH_CARD:
             cards = all_cards(held_out=False)
             card = cards[rng.integers(len(cards))]
             if rng.random() < NAMELESS:
                 card = Card(None, card.shape)
-            numbers = overlay_card(rng, numbers, card) if rng.random() < 0.5 else show_card(rng, card, 1)
+            is_overlaid = rng.random() < OVERLAID
+            numbers = overlay_card(rng, numbers, card) if is_overlaid else show_card(rng, card, 1)
         of_patches, never = map(torch.from_numpy, patch_classes(numbers[0], self.patches_across, card))
         if self.stage.kind == "patches":
             classes = of_patches

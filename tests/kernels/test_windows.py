@@ -91,15 +91,21 @@ def test_windows_equal_the_steps_one_by_one(batch, heads, groups, dim, parts, st
 
 
 @pytest.mark.parametrize("stored", [31, 32, 50, 95])
-def test_what_cudnn_has_begun_is_gone_on_with(stored, monkeypatch):
-    """In its place attention step by step, for the first positions of the cache and all windows at once."""
+def test_what_another_kernel_has_begun_is_gone_on_with(stored, monkeypatch):
+    """In its place attention step by step, to the first positions of the cache and for all windows at once."""
     seen = []
 
-    def begin(query, key, value, scaling):
-        seen.append(key.shape[2])
-        scores = query @ key.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(2, 3) * scaling
-        weights = scores.softmax(-1) @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)
-        return weights, scores.logsumexp(-1)
+    class Fast:
+        KEYS = 16
+
+        @staticmethod
+        def attend_stored(query, cache, stored, scale):
+            seen.append(stored)
+            query = query.unflatten(2, (4, 16)).transpose(1, 2)
+            key, value = (kind[:, :, :stored].repeat_interleave(2, 1) for kind in cache)
+            scores = query @ key.transpose(2, 3) * (scale / windows.LOG2_E)
+            output = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2).contiguous()
+            return output, scores.logsumexp(-1) * windows.LOG2_E
 
     def run():
         torch.manual_seed(0)
@@ -112,10 +118,8 @@ def test_what_cudnn_has_begun_is_gone_on_with(stored, monkeypatch):
         return windows.window_attention(query, key, value, *ropes, order, places, blocks, cache, stored, 0.2)
 
     expected = run()
-    monkeypatch.setattr(windows, "_has_cudnn", lambda _: True)
-    monkeypatch.setattr(windows, "_begin", begin)
-    monkeypatch.setattr(windows, "CUDNN_FROM", 32)
-    monkeypatch.setattr(windows, "CUDNN_STEP", 16)
+    monkeypatch.setattr(windows, "_fast_for", lambda *_: Fast)
+    monkeypatch.setattr(windows, "STORED_FROM", 32)
     torch.testing.assert_close(run(), expected, atol=2e-6, rtol=1e-5)
     assert seen == ([] if stored < 32 else [stored // 16 * 16])
 

@@ -22,10 +22,7 @@ from torch import Tensor
 
 BLOCK_QUERIES, _WARPS = 128, 8
 LOG2_E = 1.4426950408889634
-_LOG2_E: tl.constexpr = tl.constexpr(LOG2_E)
-# Positions that cuDNN attends to, for all windows at once: from so many on, in steps of so many. It does so faster (557
-# TFLOP/s on an H100 where this kernel reaches 465), but plans 50 ms for every number of keys.
-CUDNN_FROM, CUDNN_STEP = 16384, 8192
+STORED_FROM = 2048  # positions in the cache from which on another kernel begins with them: see `_begin`
 
 
 def query_blocks(parts: Sequence[tuple[int, int]]) -> Tensor:
@@ -133,9 +130,9 @@ def _rows(keys, values, offset, length, KEYS: tl.constexpr, D: tl.constexpr):
 
 @triton.jit(do_not_specialize=["stored", "begun"])
 def _attend_kernel(
-    Q, OUT, PART, WEIGHT, CACHE_K, CACHE_V, OWN_K, OWN_V, ORDER, BLOCKS,
-    q_batch, q_row, out_batch, out_row, part_batch, part_head, part_row, weight_batch, weight_head,
-    cache_batch, cache_head, own_batch, own_head, stored, begun, scale,
+    Q, OUT, SUM, CACHE_K, CACHE_V, OWN_K, OWN_V, ORDER, BLOCKS,
+    q_batch, q_row, out_batch, out_row, sum_batch, sum_head, cache_batch, cache_head, own_batch, own_head,
+    stored, begun, scale,
     N: tl.constexpr, GROUP: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr,
     STAGES: tl.constexpr, BEGUN: tl.constexpr,
 ):  # fmt: skip
@@ -150,10 +147,10 @@ def _attend_kernel(
     own = first + tl.arange(0, QUERIES)
     rows = tl.load(ORDER + own, own < end, other=0).to(tl.int64)
     query = tl.load(Q + batch * q_batch + rows[:, None] * q_row + head * D + d[None, :], own[:, None] < end, other=0.0)
-    if BEGUN:  # attention to the first `begun` positions is there already, with the logarithm of its sum
-        part = PART + batch * part_batch + head * part_head + rows[:, None] * part_row + d[None, :]
-        output = tl.load(part, own[:, None] < end, other=0.0).to(tl.float32)
-        top = tl.load(WEIGHT + batch * weight_batch + head * weight_head + rows, own < end, other=0.0) * _LOG2_E
+    to = OUT + batch * out_batch + rows[:, None] * out_row + head * D + d[None, :]
+    if BEGUN:  # attention to the first `begun` positions stands there already, with the base-2 logarithm of its sum
+        output = tl.load(to, own[:, None] < end, other=0.0).to(tl.float32)
+        top = tl.load(SUM + batch * sum_batch + head * sum_head + rows, own < end, other=0.0)
         total = tl.full([QUERIES], 1.0, tl.float32)
     else:
         output = tl.zeros([QUERIES, D], tl.float32)
@@ -178,7 +175,6 @@ def _attend_kernel(
     for at in range(plain, tl.minimum(first + QUERIES, end) - start, KEYS):
         total, top, output = _more(total, top, output, query, keys, values, at, start + at + places, own, scale, True)
     output = output / total[:, None]
-    to = OUT + batch * out_batch + rows[:, None] * out_row + head * D + d[None, :]
     tl.store(to, output.to(query.dtype), own[:, None] < end)
 
 
@@ -218,36 +214,43 @@ def window_attention(
         rows - memory_rope[0].shape[1], stored,
         heads, triton.next_power_of_2(heads), groups, triton.next_power_of_2(groups), dim,
     )  # fmt: skip
-    output = torch.empty_like(query)
-    begun = stored // CUDNN_STEP * CUDNN_STEP if stored >= CUDNN_FROM and _has_cudnn(query.device) else 0
-    part = weight = output  # not looked at
-    part_strides, weight_strides = (0, 0, 0), (0, 0)
-    if begun:
-        by_head = query.unflatten(2, (heads, dim)).transpose(1, 2)
-        part, weight = _begin(by_head, *(kind[:, :, :begun] for kind in cache), scaling)
-        part_strides, weight_strides = part.stride()[:3], weight.stride()[:2]
+    begun, output, sums = _begin(query, cache, stored, scaling * LOG2_E)
     keys, stages = block_keys(query.device)
     triton.set_allocator(_room_for_descriptors)
     _attend_kernel[(heads * len(blocks), batch)](
-        query, output, part, weight, *cache, *own, order, blocks,
-        query.stride(0), query.stride(1), output.stride(0), output.stride(1), *part_strides, *weight_strides,
+        query, output, sums, *cache, *own, order, blocks,
+        query.stride(0), query.stride(1), output.stride(0), output.stride(1), *sums.stride()[:2],
         *cache[0].stride()[:2], *own[0].stride()[:2], stored, begun, scaling * LOG2_E,
         heads, heads // groups, BLOCK_QUERIES, keys, dim, stages, begun > 0, num_warps=_WARPS, num_stages=stages,
     )  # fmt: skip
     return output
 
 
-def _begin(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """Attention [B, N, T, D] to keys that all queries see, and the logarithm of its sum, float32 [B, N, T]."""
-    flags = (None, True, 0.0, False, False)  # no bias, with the sum, no dropout, not causal, no debug mask
-    output, weight, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, *flags, scale=scaling)
-    return output, weight.reshape(output.shape[:3])
+def _begin(query: Tensor, cache: tuple[Tensor, Tensor], stored: int, scale: float) -> tuple[int, Tensor, Tensor]:
+    """Attention of all windows to the first stored positions, where a GPU has a faster kernel for them.
+
+    Returns:
+        How many positions; the output [B, T, N D] and the base-2 logarithm of its sum [B, N, T], not filled with 0 of
+        them.
+    """
+    if stored >= STORED_FROM and query.is_contiguous() and all(kind.is_contiguous() for kind in cache):
+        fast = _fast_for(query.device, query.dtype, cache[0].shape[-1])
+        if fast is not None:
+            begun = stored // fast.KEYS * fast.KEYS
+            return begun, *fast.attend_stored(query, cache, begun, scale)
+    return 0, torch.empty_like(query), query.new_empty(0, 0, 0, dtype=torch.float32)
 
 
 @lru_cache
-def _has_cudnn(device: torch.device) -> bool:
-    """Whether cuDNN's attention is there and faster: on Hopper."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9 and torch.backends.cudnn.enabled
+def _fast_for(device: torch.device, dtype: torch.dtype, dim: int):
+    """The module with such a kernel, or None."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9:
+        return None
+    try:
+        from videoxl.kernels import hopper
+    except ImportError:  # Triton before 3.6
+        return None
+    return hopper if hopper.runs_on(device, dtype, dim) else None
 
 
 @lru_cache

@@ -35,7 +35,9 @@ WORDS_RELATIONS = 0.5  # share of those about order, number and absence, where t
 # before an option is learnt in this way; from answers alone some seeds never learn to name it.
 WORDS_WHOLE = 0.2
 WITH_CARD = 0.8  # share of labelled pictures
-OVERLAID = 0.75  # share of labelled cards that are laid over a scene: their shapes are small, nearly all errors are there
+OVERLAID = (
+    0.75  # share of labelled cards that are laid over a scene: their shapes are small, nearly all errors are there
+)
 NAMELESS = 0.75  # share of labelled cards whose colour has no name
 PICTURE_CLASSES = {attribute: PATCH_CLASSES[attribute] for attribute in ("colour", "shape")}
 OF_PICTURES = ("patches", "words of pictures")

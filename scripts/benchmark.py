@@ -5,9 +5,9 @@
 
 Parts: summarise (pixels to first token), memory (peaks beside `videoxl estimate`), decode (tokens a second, of one
 question and of eight), question (a held memory and its file), pipeline (from a video file, stage by stage), scaling
-(time against frames and ratio), peers (the uncompressed model), fp8 (reading with products in FP8: time and error;
-the last, for the model stays so). Results are merged into the JSON file part by part, and
-printed as tables. Needs no checkpoint; on a CPU choose a small configuration and few frames.
+(time against frames and ratio), peers (the uncompressed model), four_bit (weights of 4 bits: peak, time, error), fp8
+(reading with products in FP8: time and error; the last, for the model stays so). Results are merged into the JSON file
+part by part, and printed as tables. Needs no checkpoint; on a CPU choose a small configuration and few frames.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from benchmark_four_bit import four_bit
 from benchmark_model import Bench, HostFrames, Row
 from benchmark_peers import peers
 from benchmark_scaling import fit
@@ -251,5 +252,6 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "pipeline": pipeline,
     "scaling": scaling,
     "peers": peers,
+    "four_bit": four_bit,
     "fp8": fp8,
 }

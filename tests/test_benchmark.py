@@ -50,6 +50,21 @@ def test_every_part_measures_and_is_merged_into_one_file(config, tmp_path):
     assert all(0 < row["logits_error"] < 0.5 and row["fp8_read_s"] > 0 for row in parts["fp8"]["rows"])
 
 
+def test_weights_of_four_bits_are_loaded_and_measured(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    shape = json.loads((TINY / "config.json").read_text())
+    # bitsandbytes' blocks on the CPU need widths that are multiples of 64.
+    shape |= {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    (tmp_path / "wide.json").write_text(json.dumps(shape))
+    done = run(tmp_path / "wide.json", tmp_path / "out.json", "--part", "four_bit", "summarise")
+    assert done.returncode == 0, done.stderr
+    parts = json.loads((tmp_path / "out.json").read_text())["parts"]
+    rows = parts["four_bit"]["rows"]
+    assert [row["frames"] for row in rows] == [4, 12] and all(row["tokens_per_s"] > 0 for row in rows)
+    assert all(0.001 < row["logits_error"] < 0.9 for row in rows)  # another model, but not any other
+    assert len(parts["summarise"]["rows"]) == 2  # the model itself is as it was
+
+
 def test_results_of_another_configuration_and_other_files_are_left_alone(config, tmp_path):
     output = tmp_path / "out.json"
     for content in ('{"config": "other.json", "parts": {}}', "[]", "{half"):

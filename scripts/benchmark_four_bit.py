@@ -20,17 +20,21 @@ def four_bit(bench: Bench) -> list[Row]:
 
     The logits' error is against the same random weights as they are; with such weights it says little about answers.
     """
+    import bitsandbytes  # noqa: F401  # to know at once, and not behind the writing of a checkpoint
+
     videos = [bench.host_frames(frames) for frames in bench.frames or (2048,)]
     wanted = [bench.first_logits(bench.read(video)) for video in videos]
     with tempfile.TemporaryDirectory() as folder:
         bench.model.save_pretrained(folder)
         for name in ("tokenizer_config.json", "vocab.json", "merges.txt"):
             shutil.copy(TOKENIZER / name, folder)
-        bench.forget_peak()
         device = bench.device
         bench.model.to("cpu")
+        bench.forget_peak()
         try:
-            _, model, *_ = load_pretrained_model(folder, load_4bit=True, torch_dtype=bench.dtype)
+            _, model, *_ = load_pretrained_model(
+                folder, load_4bit=True, device_map={"": device}, torch_dtype=bench.dtype
+            )
             rows = [_measured(replace(bench, model=model), video, plain) for video, plain in zip(videos, wanted)]
         finally:
             model = None

@@ -44,7 +44,7 @@ for dim in hopper.HEAD_DIMS:
     options = {"num_warps": 4, "maxnreg": hopper._REGISTERS}
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = made.asm["ptx"]
-    # The softmax stands between the two waits: beside the product with values, and not behind it.
+    # The softmax stands between the two waits, behind the beginning of the product with values.
     between = re.search(r"wgmma.wait_group\\S*\\s+1;(.*?)wgmma.wait_group\\S*\\s+0;", ptx, re.DOTALL)
     softmax = between.group(1).count("ex2.approx") if between else 0
     print(dim, made.metadata.shared, softmax)
@@ -52,13 +52,56 @@ for dim in hopper.HEAD_DIMS:
 
 
 @by_interpreter
-def test_it_compiles_and_the_softmax_runs_beside_a_product():
+def test_it_compiles_and_a_product_is_begun_before_the_softmax():
     environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    for line in done.stdout.splitlines():
-        dim, shared, softmax = map(int, line.split())
-        assert shared <= 227 * 1024 and softmax >= 64, (dim, shared, softmax)
+    made = [list(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert [dim for dim, *_ in made] == [64, 128]
+    assert all(shared <= 227 * 1024 and softmax >= 64 for _, shared, softmax in made), made
+
+
+@by_interpreter
+def test_its_check_knows_a_right_kernel_from_a_wrong_one(monkeypatch):
+    from videoxl.kernels import hopper
+
+    def attend(query, cache, stored, scale, wrong=0):
+        heads = query.view(70, 2, -1).transpose(0, 1).float()
+        key, value = (kind[0, 0, : stored - wrong].float() for kind in cache)
+        weights = torch.exp2(heads @ key.T * scale)
+        return (weights @ value / weights.sum(-1, keepdim=True)).transpose(0, 1).reshape(query.shape), None
+
+    for wrong in (0, hopper.KEYS):
+        monkeypatch.setattr(hopper, "attend_stored", lambda *given, wrong=wrong: attend(*given, wrong=wrong))
+        if wrong:
+            with pytest.raises(RuntimeError, match="off plain attention"):
+                hopper.check(torch.device("cpu"), torch.bfloat16, 128)
+        else:
+            hopper.check(torch.device("cpu"), torch.bfloat16, 128)
+
+
+@by_interpreter
+def test_where_it_cannot_run_one_warning_says_so_and_reading_goes_on(monkeypatch, recwarn):
+    from videoxl.kernels import hopper
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    windows._fast_for.cache_clear()
+    device = torch.device("cuda", 0)
+    for reason in (AttributeError("no async_load"), RuntimeError("it is 0.3 off plain attention")):
+        windows._fast_for.cache_clear()
+
+        def check(*_, reason=reason):
+            raise reason
+
+        monkeypatch.setattr(hopper, "check", check)
+        assert windows._fast_for(device, torch.bfloat16, 128) is None
+        assert windows._fast_for(device, torch.bfloat16, 128) is None
+    assert [str(reason) in str(each.message) for each, reason in zip(recwarn, ("no async_load", "0.3 off"))] == [
+        True
+    ] * 2
+    assert len(recwarn) == 2
+    assert windows._fast_for(device, torch.bfloat16, 32) is None and len(recwarn) == 2  # never made for these
+    windows._fast_for.cache_clear()
 
 
 @on_gpu

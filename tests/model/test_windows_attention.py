@@ -10,7 +10,7 @@ import torch
 from conftest import prompt_for, random_pixels
 
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from videoxl.model import attention, windows_attention
+from videoxl.model import attention, training, windows_attention
 from videoxl.model.windows_attention import attend_windows
 
 
@@ -72,6 +72,21 @@ def test_outputs_and_gradients_are_those_of_windows_one_by_one(flash, stored):
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)  # sums over windows are in float32
 
 
+@pytest.mark.parametrize(
+    ("backend", "masks", "dropout", "has_flash", "together"),
+    [
+        ("sdpa", (None, None), 0.0, True, True),
+        ("sdpa", (None, None), 0.0, False, False),
+        ("eager", (None, None), 0.0, True, False),
+        ("sdpa", (None, torch.ones(1, dtype=torch.bool)), 0.0, True, False),
+        ("sdpa", (None, None), 0.1, True, False),
+    ],
+)
+def test_what_the_operator_does_not_do_goes_one_by_one(monkeypatch, backend, masks, dropout, has_flash, together):
+    monkeypatch.setattr(windows_attention, "has_flash", lambda _: has_flash)
+    assert windows_attention.can_attend_together(backend, torch.zeros(1), masks, dropout) is together
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_training_step_is_the_same(tiny, flash, checkpointing, monkeypatch):
     tokenizer, model, _ = tiny
@@ -81,6 +96,7 @@ def test_a_training_step_is_the_same(tiny, flash, checkpointing, monkeypatch):
     ids = prompt_for(tokenizer)[1]
     labels = ids.masked_fill(ids == IMAGE_TOKEN_INDEX, IGNORE_INDEX)
     given = {"input_ids": ids, "labels": labels, "images": [random_pixels(40)], "modalities": ["video"]}
+    monkeypatch.setattr(training, "windows_at_once", lambda *_: 2)  # the second step sees the beacons of the first
     found = []
     for together in (True, False):
         if not together:
@@ -89,7 +105,7 @@ def test_a_training_step_is_the_same(tiny, flash, checkpointing, monkeypatch):
         loss = model(**given, ratio_seed=[0]).loss
         loss.backward()
         found.append((loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
-    assert flash
+    assert len(set(flash)) == 4  # windows, each of which sees more than the one before
     (loss, gradients), (plain_loss, plain_gradients) = found
     torch.testing.assert_close(loss, plain_loss)
     assert gradients.keys() == plain_gradients.keys()

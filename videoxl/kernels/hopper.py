@@ -1,18 +1,19 @@
 """Attention to stored keys that every query sees, on Hopper, where a kernel must say itself what runs beside what.
 
-Two groups of four warps have 64 queries each and a warp of its own loads keys and values for both (TMA). Within a group
-the product with the values of one block runs on the tensor cores while the softmax of the next block is computed: the
-order of FlashAttention-3 (https://arxiv.org/abs/2407.08608, section 3.2). Triton's own scheduling has no such order and
-reaches three quarters of the speed; cuDNN is as fast but plans for a second when it is first called. Written in Gluon,
-whose interface moves with Triton's versions: where it does not compile, `windows.py` does without.
+Two groups of four warps have 64 queries each and a warp of its own loads keys and values for both (TMA), so that one
+group's softmax runs while the other's products do. Within a group, too, the product with the values of one block is
+begun before the softmax of the next (FlashAttention-3, https://arxiv.org/abs/2407.08608, section 3); of that the
+assembler keeps the maximum beside the product, and most exponentials behind it. Triton's own scheduling has no such
+order and reaches three quarters of the speed; cuDNN is faster by a tenth but plans for a second when it is first
+called. Written in Gluon, whose interface moves with Triton's versions: where it does not run, `windows.py` does
+without.
 
 Shape letters: B batch, T queries, N query heads, G key/value heads, D head dimension.
 """
 
 from __future__ import annotations
 
-import warnings
-from functools import lru_cache
+import math
 
 import torch
 import triton
@@ -73,10 +74,10 @@ def _soften(scores, top, total, scale):
 
 @gluon.jit
 def _attend(
-    part: gl.constexpr, buffers, ready, free, OUT, SUM, out_row, rows, place, blocks, scale,
+    part: gl.constexpr, buffers, ready, free, OUT, SUM, out_row, rows, first, blocks, scale,
     QUERIES: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """A group of warps. OUT and SUM: of its batch and head; `rows`: how many there are; place: its first row."""
+    """A group of warps. OUT and SUM: of its batch and head, of `rows` rows; `first`: the first of both groups'."""
     dtype: gl.constexpr = buffers[1].dtype
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
     RESULT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
@@ -104,7 +105,7 @@ def _attend(
         product = warpgroup_mma(held, values.index(now), output, is_async=True)
         scores = warpgroup_mma_wait(1, deps=(begun,))
         mbarrier.arrive(free[0].index(after), count=1)
-        weights, top, total, shrink = _soften(scores, top, total, scale)  # beside the product with values
+        weights, top, total, shrink = _soften(scores, top, total, scale)
         output = warpgroup_mma_wait(0, deps=(product,))
         mbarrier.arrive(free[1].index(now), count=1)
         output = output * gl.expand_dims(gl.convert_layout(shrink, OF_RESULT), 1)
@@ -115,11 +116,11 @@ def _attend(
     output = warpgroup_mma_wait(0, deps=(product,))
 
     output = output / gl.expand_dims(gl.convert_layout(total, OF_RESULT), 1)
-    row = place + part * QUERIES + gl.arange(0, QUERIES, layout=OF_RESULT)
+    row = first + part * QUERIES + gl.arange(0, QUERIES, layout=OF_RESULT)
     d = gl.arange(0, D, layout=gl.SliceLayout(0, RESULT))
     to = OUT + gl.expand_dims(row.to(gl.int64) * out_row, 1) + gl.expand_dims(d, 0)
     gl.store(to, output.to(dtype), mask=gl.expand_dims(row < rows, 1))
-    row = place + part * QUERIES + gl.arange(0, QUERIES, layout=OF_SCORES)
+    row = first + part * QUERIES + gl.arange(0, QUERIES, layout=OF_SCORES)
     gl.store(SUM + row, top + gl.log2(total), mask=row < rows)
 
 
@@ -202,18 +203,17 @@ def _described(rows: Tensor, number: int, dim: int) -> TensorDescriptor:
     return TensorDescriptor(rows, list(rows.shape), list(rows.stride()), [number, dim], layout)
 
 
-@lru_cache
-def runs_on(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
-    """Whether the kernel runs here; tried once, with a warning where it is a Hopper GPU and does not."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9 or dim not in HEAD_DIMS:
-        return False
-    try:
-        blank = torch.zeros(1, 1, KEYS, dim, dtype=dtype, device=device)
-        attend_stored(blank[:, 0], (blank, blank), KEYS, 1.0)
-    except Exception as error:  # of the compiler or of an interface that moved
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        warnings.warn(
-            f"the kernel for Hopper does not run with Triton {triton.__version__} ({reason[0]})", stacklevel=2
-        )
-        return False
-    return True
+def check(device: torch.device, dtype: torch.dtype, dim: int) -> None:
+    """Compare with plain attention on a few blocks. Raises whatever the compiler does, or `RuntimeError`."""
+    generator = torch.Generator().manual_seed(0)
+    shape, heads = (1, 1, 3 * KEYS, dim), 2
+    query, *cache = (
+        torch.randn(size, generator=generator).to(device, dtype) for size in ((1, 70, heads * dim), shape, shape)
+    )
+    found, _ = attend_stored(query, (cache[0], cache[1]), 3 * KEYS, 0.1)
+    key, value = (kind[0, 0].float() for kind in cache)
+    scores = query.float().view(-1, heads, dim).transpose(0, 1) @ key.T * (0.1 * math.log(2))
+    expected = (scores.softmax(-1) @ value).transpose(0, 1).reshape(found.shape)
+    error = (found.float() - expected).abs().max().item()
+    if not error < 0.02:
+        raise RuntimeError(f"it is {error:.2g} off plain attention")

@@ -11,6 +11,8 @@ dimension, M positions stored before.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -128,7 +130,7 @@ def _rows(keys, values, offset, length, KEYS: tl.constexpr, D: tl.constexpr):
     )
 
 
-@triton.jit(do_not_specialize=["stored", "begun"])
+@triton.jit(do_not_specialize=["stored", "begun", "sum_batch", "sum_head"])
 def _attend_kernel(
     Q, OUT, SUM, CACHE_K, CACHE_V, OWN_K, OWN_V, ORDER, BLOCKS,
     q_batch, q_row, out_batch, out_row, sum_batch, sum_head, cache_batch, cache_head, own_batch, own_head,
@@ -236,21 +238,34 @@ def _begin(query: Tensor, cache: tuple[Tensor, Tensor], stored: int, scale: floa
     if stored >= STORED_FROM and query.is_contiguous() and all(kind.is_contiguous() for kind in cache):
         fast = _fast_for(query.device, query.dtype, cache[0].shape[-1])
         if fast is not None:
-            begun = stored // fast.KEYS * fast.KEYS
+            step = math.lcm(fast.KEYS, block_keys(query.device)[0])  # what goes on takes whole blocks as well
+            begun = stored // step * step
             return begun, *fast.attend_stored(query, cache, begun, scale)
     return 0, torch.empty_like(query), query.new_empty(0, 0, 0, dtype=torch.float32)
 
 
 @lru_cache
 def _fast_for(device: torch.device, dtype: torch.dtype, dim: int):
-    """The module with such a kernel, or None."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9:
+    """The module with such a kernel, tried once; or None, with a warning where there should be one."""
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device)[0] != 9:
         return None
     try:
         from videoxl.kernels import hopper
-    except ImportError:  # Triton before 3.6
+
+        if dim not in hopper.HEAD_DIMS:
+            return None
+        hopper.check(device, dtype, dim)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of the compiler, or of an interface that moved
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        warnings.warn(
+            f"the attention kernel for Hopper does not run with Triton {triton.__version__} ({reason[0]}); long videos "
+            "are read more slowly",
+            stacklevel=2,
+        )
         return None
-    return hopper if hopper.runs_on(device, dtype, dim) else None
+    return hopper
 
 
 @lru_cache

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from videoxl.model.attention_backends import has_flash
 
@@ -42,7 +43,7 @@ def attend_windows(
     Returns:
         [B, T, N, D].
     """
-    return _Windows.apply(query, key, value, *memory, tuple(parts), scaling)
+    return _Windows.apply(query, key, value, *memory, parts, scaling)
 
 
 class _Windows(torch.autograd.Function):
@@ -61,12 +62,13 @@ class _Windows(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         query, key, value, memory_key, memory_value, output, *draws = ctx.saved_tensors
         draws, sums = draws[:2], draws[2:]
         gradient, output = gradient.transpose(1, 2), output.transpose(1, 2)
         queries, own_keys, own_values = [], [], []
-        # Many windows add to what the first ones left.
+        # Many windows add to what the first ones left, hence float32.
         to_memory = [torch.zeros_like(kind, dtype=torch.float32) for kind in (memory_key, memory_value)]
         for (own, seen), total in zip(_windows(ctx.parts, memory_key.shape[2]), sums):
             given = _seen((key, value), (memory_key, memory_value), own, seen)
@@ -95,7 +97,9 @@ def _seen(own: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], place: slic
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Output, logarithm of the sum of exponentials, and what stands for the draws of dropout."""
+    """Output, logarithm of the sum of exponentials, and what stands for the draws of dropout: there are none, so that
+    one window's do for all.
+    """
     found = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True, scale=scaling)
     return found[0], found[1], (found[6], found[7])
 

@@ -96,7 +96,7 @@ def shapes_held_out(ink: np.ndarray) -> set[str]:
 def draw_ink(rng: np.random.Generator, shape: str) -> np.ndarray:
     """Any colour that does not make a card of the test world of this shape."""
     while True:
-        ink = rng.uniform(0, 1, 3)
+        ink = rng.uniform(0, 1, 3).astype(np.float32)  # as frames hold it: a border must lie on one side for both
         if ink.min() < 0.75 and shape not in shapes_held_out(ink):  # and no white
             return ink
 

@@ -35,9 +35,7 @@ WORDS_RELATIONS = 0.5  # share of those about order, number and absence, where t
 # before an option is learnt in this way; from answers alone some seeds never learn to name it.
 WORDS_WHOLE = 0.2
 WITH_CARD = 0.8  # share of labelled pictures
-OVERLAID = (
-    0.75  # share of labelled cards that are laid over a scene: their shapes are small, nearly all errors are there
-)
+OVERLAID = 0.75  # share of labelled cards laid over a scene: their shapes are small, and nearly all errors are there
 NAMELESS = 0.75  # share of labelled cards whose colour has no name
 PICTURE_CLASSES = {attribute: PATCH_CLASSES[attribute] for attribute in ("colour", "shape")}
 OF_PICTURES = ("patches", "words of pictures")
@@ -157,7 +155,8 @@ class SyntheticStream(Dataset):
             shown = (NO, NO) if card is None else (card.colour, card.shape)
             pairs = zip(self.class_names.values(), shown)
             classes = torch.tensor([UNKNOWN if value is None else names.index(value) for names, value in pairs])
-            never = never_in_pictures(never[None, : len(self.class_names)])[0]
+            rows = [list(PATCH_CLASSES).index(attribute) for attribute in self.class_names]
+            never = never_in_pictures(never[None, rows])[0]
         return Sample(index, epoch, str(index), "image", [], [torch.from_numpy(numbers)], [[]], classes, never)
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from videoxl.model.modeling import LlavaQwenForCausalLM
 
 UNKNOWN = IGNORE_INDEX
 """In place of a class number: nothing is learnt about that attribute of that picture."""
-MOST_CLASSES = 62  # of an attribute, where some are left out: bits of an int64
+MOST_CLASSES = 63  # of an attribute, where some are left out: bits of an int64 that are not its sign
 
 
 @dataclass

@@ -88,11 +88,13 @@ def main() -> int:
     if len(sys.argv) != 3:
         print(__doc__, file=sys.stderr)
         return 2
-    part = json.loads(Path(sys.argv[1]).read_text())["parts"].get("scaling")
+    parts = json.loads(Path(sys.argv[1]).read_text())["parts"]
+    part = parts.get("scaling")
     if part is None:
         print(f"error: {sys.argv[1]} has no part scaling; run scripts/benchmark.py --part scaling", file=sys.stderr)
         return 2
-    model = draw(part["rows"], Path(sys.argv[2]), f" on {part['device']}")
+    longer = parts.get("memory", {"rows": []})["rows"]  # the longest videos are read there
+    model = draw([*part["rows"], *longer], Path(sys.argv[2]), f" on {part['device']}")
     for ratio in sorted({row["ratio"] for row in part["rows"]}):
         print(model.describe(ratio))
     return 0

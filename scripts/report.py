@@ -29,7 +29,9 @@ KEPT = {
     "mean": "means of as many",
     "no video": "no video at all",
 }
+OTHER_WAYS = tuple(KEPT)[1:]
 OTHER_TASKS = ("ordering", "counting", "advertisement")
+BUNDLE, NOTHING = "bundle", "-"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,8 +64,11 @@ def sections(results: Path, beside: Path) -> list[str]:
     runs = {name: stored["cells"] for name, stored in runs.items() if "cells" in stored}
     found = []
     if runs:
-        found += [needles(runs), kept(runs), others(runs)]
-    found += [heat_map(path.parent, beside) for path in sorted(results.glob("niah-r*/*/summary.json"), key=_ratio_of)]
+        found += [needles(runs), *(by_family(name, cells) for name, cells in runs.items() if name == BUNDLE)]
+        found += [kept(runs), others(runs)]
+    folders = [path.parent for path in sorted(results.glob("niah-r*/*/summary.json"), key=_model_and_ratio)]
+    if folders:
+        found += [grids(folders), *(heat_map(folder, beside) for folder in folders)]
     vnbench = results / "tiny-vnbench.score.json"
     if vnbench.is_file():
         found.append(by_type(load(vnbench)))
@@ -83,17 +88,28 @@ def needles(runs: dict[str, list[dict]]) -> str:
     return "Needles of the test world, four choices, free generation:\n\n" + table(heads, rows)
 
 
+def by_family(name: str, cells: Sequence[dict]) -> str:
+    """Needles of one run at ratio 8 by the family of scenes around them."""
+    columns = sorted((c for c in pick(cells, "needle", "beacon") if c["ratio"] == 8), key=lambda cell: cell["frames"])
+    families = list(dict.fromkeys(family for cell in columns for family in cell["by"]["family"]))
+    counts = [[cell["by"]["family"].get(family, (0, 0)) for cell in columns] for family in families]
+    rows = [[family, *(f"{right}/{total}" for right, total in line)] for family, line in zip(families, counts)]
+    heads = ["family", *(f"{cell['frames']:,} frames" for cell in columns)]
+    return f"Needles of `{name}` at ratio 8 by the scenes around them:\n\n" + table(heads, rows)
+
+
 def kept(runs: dict[str, list[dict]]) -> str:
-    """What is kept of the visual tokens, at the lengths that were tried with every way."""
+    """What is kept of the visual tokens, at the lengths that were tried with another way than beacons."""
     rows = []
-    lengths = sorted({c["frames"] for cells in runs.values() for c in pick(cells, "needle", "drop")})
+    lengths = sorted({c["frames"] for cells in runs.values() for way in OTHER_WAYS for c in pick(cells, "needle", way)})
     for length in lengths:
         for reduction, words in KEPT.items():
             line = []
             for cells in runs.values():
                 at = [c for c in pick(cells, "needle", reduction) if c["frames"] == length and c["ratio"] in (0, 8)]
                 line.append(share(at[0] if at else None))
-            rows.append([f"{length:,}", words, *line])
+            if any(each != NOTHING for each in line):
+                rows.append([f"{length:,}", words, *line])
     return "Ways of keeping visual tokens, ratio 8 where there is one:\n\n" + table(["frames", "kept", *runs], rows)
 
 
@@ -115,17 +131,22 @@ def others(runs: dict[str, list[dict]]) -> str:
     return words + "\n\n" + table(["task", "frames", *runs], rows)
 
 
+def grids(folders: Sequence[Path]) -> str:
+    """Needle in a haystack: means by length, a column a model and ratio."""
+    summaries = [load(folder / "summary.json") for folder in folders]
+    lengths = sorted({int(length) for summary in summaries for length in summary["by_length"]})
+    by_length = [[summary["by_length"].get(str(length)) for summary in summaries] for length in lengths]
+    rows = [[f"{length:,}", *(_score(score) for score in line)] for length, line in zip(lengths, by_length)]
+    rows.append(["all", *(_score(summary["score"]) for summary in summaries)])
+    heads = ["frames", *(f"{summary['model']}, ratio {summary['beacon_ratio']}" for summary in summaries)]
+    return "Needle in a haystack by the published protocol, means over depths and needles:\n\n" + table(heads, rows)
+
+
 def heat_map(folder: Path, beside: Path) -> str:
-    """One ratio of the needle in a haystack: its picture and its means."""
+    """The picture of one model and ratio."""
     summary = load(folder / "summary.json")
     picture = folder.joinpath("heatmap.png").relative_to(beside)
-    rows = [[f"{int(length):,}", f"{score:.3f}"] for length, score in summary["by_length"].items()]
-    return (
-        f"Needle in a haystack by the published protocol, {summary['model']}, ratio {summary['beacon_ratio']}: "
-        f"{summary['score']:.3f} over {summary['generations']} answers.\n\n"
-        f"![Needle accuracy by length and depth at ratio {summary['beacon_ratio']}]({picture})\n\n"
-        + table(["frames", "found"], rows)
-    )
+    return f"![Needle accuracy by length and depth, {summary['model']}, ratio {summary['beacon_ratio']}]({picture})"
 
 
 def by_type(scores: dict) -> str:
@@ -151,7 +172,7 @@ def find(cells: Sequence[dict], frames: int, ratio: int) -> dict | None:
 def share(cell: dict | None) -> str:
     """Right answers with a 95 % interval (Wilson)."""
     if cell is None:
-        return "-"
+        return NOTHING
     low, high = interval(cell["right"], cell["total"])
     return f"{cell['right']}/{cell['total']} = {cell['right'] / cell['total']:.3f} ({low:.2f} to {high:.2f})"
 
@@ -165,8 +186,14 @@ def load(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def _ratio_of(summary: Path) -> int:
-    return int(summary.parent.parent.name.removeprefix("niah-r"))
+def _score(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def _model_and_ratio(summary: Path) -> tuple[bool, str, int]:
+    """The bundle comes first."""
+    folder = summary.parent
+    return folder.name != "videoxl-tiny", folder.name, int(folder.parent.name.removeprefix("niah-r"))
 
 
 if __name__ == "__main__":

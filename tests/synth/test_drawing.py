@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from videoxl.synth import story
 from videoxl.synth.cards import (
     COLOURS,
     FAR,
+    FIRST_SLOT,
     NUM_TESTED,
     Card,
     all_cards,
@@ -15,9 +17,9 @@ from videoxl.synth.cards import (
     overlay_card,
     show_card,
 )
-from videoxl.synth.drawing import B, DrawnFrames, draw
+from videoxl.synth.drawing import B, DrawnFrames, G, draw, glyphs_of
 from videoxl.synth.glyphs import NAMES, SHAPES, SIDE, glyph_masks
-from videoxl.synth.scenes import FAMILIES, HELD_OUT, families, make_clip
+from videoxl.synth.scenes import CHARACTERS, FAMILIES, HELD_OUT, families, make_clip
 from videoxl.synth.story import tell
 
 
@@ -139,3 +141,23 @@ def test_a_story_in_words_needs_no_frames():
     story = tell(rng(8), 24, cards, drawn=False)
     assert len(story.numbers) == 0 and story.cards == cards and len(story.shown) == 2
     assert all(f"card with a {card.name}" in story.in_words() for card in cards)
+
+
+def test_no_character_on_a_card_has_the_colour_of_a_card_that_is_asked_for(monkeypatch):
+    """And nothing else of the story changes."""
+    inks = [FIRST_SLOT + 2, slice(G["red"], G["blue"] + 1)]
+    changed = 0
+    for seed in range(60):
+        cards = draw_cards(rng(seed), 1 + seed % 6, held_out=False)
+        told = tell(rng(seed), 40, cards, ["empty cards"], overlaid=1.0).numbers
+        with monkeypatch.context() as patch:
+            patch.setattr(story, "keep_apart", lambda *_: None)
+            before = tell(rng(seed), 40, cards, ["empty cards"], overlaid=1.0).numbers
+        for glyph in glyphs_of(told)[:, FIRST_SLOT + 2]:
+            if NAMES[int(glyph[G["glyph"]])] in CHARACTERS and glyph[G["opacity"]] > 0:
+                ink = glyph[G["red"] : G["blue"] + 1]
+                assert all(np.abs(ink - COLOURS[card.colour]).max() > FAR for card in cards)
+        changed += not np.array_equal(told, before)
+        glyphs_of(before)[:, *inks] = glyphs_of(told)[:, *inks]
+        assert np.array_equal(told, before)
+    assert changed > 8

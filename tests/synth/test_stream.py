@@ -171,13 +171,6 @@ def test_patches_are_labelled_like_the_picture_that_they_are_of(small_base):
     assert batch["classes"].shape == batch["never"].shape == (3, 3, 64)
 
 
-def test_the_stage_behind_a_whole_run_is_there_too(small_base):
-    data, _ = stream(small_base, find_stage("extra/anneal"))
-    a_frame = 16  # visual tokens at 112 pixels
-    regions = [data.plans[batch[0]].regions for batch in data.batches]
-    assert {each[0][1] // a_frame for each in regions if each} == {8, 16, 32, 64}
-
-
 def test_some_batches_among_videos_are_stories_in_words_and_some_of_these_are_learnt_whole(small_base):
     stage = find_stage("gpu/clips")
     data, _ = stream(small_base, stage)

@@ -6,14 +6,16 @@ a model trained without them come from such pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from videoxl.synth.cards import COLOURS, FIRST_SLOT, jitter, lay_paper
+from videoxl.synth.cards import COLOURS, FAR, FIRST_SLOT, Card, jitter, lay_paper
 from videoxl.synth.drawing import B, G, blank, glyphs_of
-from videoxl.synth.glyphs import DIGITS, LETTERS, NUMBER, SHAPES
+from videoxl.synth.glyphs import DIGITS, LETTERS, NAMES, NUMBER, SHAPES
 
+CHARACTERS = frozenset((*DIGITS, *LETTERS))
+DARKER = 0.8  # than cards' colours are those of characters on paper
 HELD_OUT = "rings"
 """The family that only the test world has."""
 
@@ -30,6 +32,28 @@ LOOKALIKES = {"empty cards": 0.5, "shapes": 0.2, "lone shapes": 0.2, "letters": 
 
 Among many of them the card is hardest to find, among empty cards most of all.
 """
+
+
+def keep_apart(numbers: np.ndarray, cards: Sequence[Card]) -> None:
+    """Give a character on an empty card another colour, in place, where it has that of one of `cards`.
+
+    Else "the shape of the yellow thing on the card" would ask for two things; in long videos it nearly always did. No
+    random number is drawn: all else stays as it was.
+
+    Args:
+        numbers: [F, WIDTH], frames of one scene.
+    """
+    paper = glyphs_of(numbers)[:, FIRST_SLOT + 2]
+    if not len(paper) or paper[0, G["opacity"]] <= 0 or NAMES[int(paper[0, G["glyph"]])] not in CHARACTERS:
+        return
+    ink = paper[0, G["red"] : G["blue"] + 1].copy()
+    shown = np.array([COLOURS[card.colour] for card in cards if card.colour is not None]).reshape(-1, 3)
+    others = [
+        ink,
+        *(np.array(colour) * DARKER for colour in np.roll(list(COLOURS.values()), int(ink.sum() * 1e4), axis=0)),
+    ]
+    far = [other for other in others if (np.abs(shown - other).max(axis=1) > FAR).all()]
+    paper[:, G["red"] : G["blue"] + 1] = far[0]
 
 
 def families(held_out: bool) -> list[str]:
@@ -116,7 +140,7 @@ def _empty_cards(rng, numbers, time):
         glyphs = glyphs_of(numbers)
         paper = glyphs[:, FIRST_SLOT + 1].copy()
         paper[:, G["glyph"]] = NUMBER[str(rng.choice((*DIGITS, *LETTERS)))]
-        paper[:, G["red"] : G["blue"] + 1] = _colour(rng) * 0.8
+        paper[:, G["red"] : G["blue"] + 1] = _colour(rng) * DARKER
         paper[:, [G["half_width"], G["half_height"]]] = inner * rng.uniform(0.4, 0.8)
         glyphs[:, FIRST_SLOT + 2] = paper
 

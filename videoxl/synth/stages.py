@@ -154,18 +154,7 @@ CPU_STAGES = (
     _small(GPU_STAGES[7], 10, (16,), 64, 0),
     _small(GPU_STAGES[9], 4, (64,), 128, 0),
 )
-# Goes on from a whole run on batches that two CPU cores manage in four seconds: mostly one card a video, so that it is
-# not taken for two.
-EXTRA_STAGES = (
-    Stage(
-        "anneal", "video", 100, 1.5e-4, frames=(8, 16, 32, 64), frames_a_step=64, questions=8, words=0.15,
-        parts=STILL_TOWER, flags=_flags(
-            "--lr_scheduler_type cosine --warmup_steps 5 --beacon_ratio_mix step-random --position_gap_max 12000 "
-            f"{_RATIOS}"
-        ),
-    ),
-)  # fmt: skip
-STAGES = {"gpu": GPU_STAGES, "cpu": CPU_STAGES, "extra": EXTRA_STAGES}
+STAGES = {"gpu": GPU_STAGES, "cpu": CPU_STAGES}
 
 
 def find_stage(name: str) -> Stage:

@@ -9,7 +9,7 @@ import numpy as np
 
 from videoxl.synth.cards import Card, overlay_card, show_card
 from videoxl.synth.drawing import blank
-from videoxl.synth.scenes import families, make_clip
+from videoxl.synth.scenes import families, keep_apart, make_clip
 
 OVERLAID = 0.35  # share of cards that are laid over a scene
 
@@ -63,6 +63,7 @@ def tell(
         length = min(int(rng.integers(clip_frames[0], clip_frames[1] + 1)), num_frames - filled)
         scenes.append((names[rng.integers(len(names))], filled))
         numbers.append(make_clip(rng, scenes[-1][0], length) if drawn else blank(0))
+        keep_apart(numbers[-1], cards)
         filled += length
     story = Story(np.concatenate(numbers), scenes, list(cards), [])
     for first, stop in _places(rng, num_frames, len(cards), card_frames, depth):

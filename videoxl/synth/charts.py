@@ -30,16 +30,17 @@ def draw_training(run: Path, stages: Sequence[str], picture: Path) -> None:
         stored = json.loads(state.read_text())
         points = [(start + entry["step"], entry["loss"]) for entry in stored["log_history"] if "loss" in entry]
         if points:
-            axes.plot(*zip(*points), linewidth=1.3, color=f"C{number}")
+            label = f"{name.partition('-')[2]}, {stored['global_step']}"
+            axes.plot(*zip(*points), ".-", markersize=2, linewidth=1.3, color=f"C{number}", label=label)
         axes.axvline(start, color="0.8", linewidth=0.8, zorder=0)
-        label = name.partition("-")[2]
-        axes.text(start + stored["global_step"] / 2, 1.01, label, transform=axes.get_xaxis_transform(), ha="center")
         start += stored["global_step"]
     axes.set(
         xlabel="optimizer step", ylabel="cross entropy (nats a class or token)", yscale="log", xlim=(0, start or 1)
     )
     axes.grid(alpha=0.3)
-    figure.suptitle(f"Training of the small model, {run.name}")
+    if axes.lines and start:
+        axes.legend(title="stage, steps", loc="upper left", bbox_to_anchor=(1, 1))  # the last stages are narrow
+    axes.set_title(f"Training of the small model, {run.name}")
     figure.tight_layout()
     figure.savefig(picture)
     pyplot.close(figure)

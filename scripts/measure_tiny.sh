@@ -24,8 +24,10 @@ for task in ordering counting advertisement; do
     score --frames "$first" --ratios 8 --samples "$few" --task "$task"
 done
 longest=${lengths##* }
+called=$name
+[ "$name" = bundle ] && called=videoxl-tiny
 for ratio in 2 4 8 16; do
-    "$python" -m NIAH.run --model_path "$model" --model_name videoxl-tiny --result_dir "$results/niah-r$ratio" \
+    "$python" -m NIAH.run --model_path "$model" --model_name "$called" --result_dir "$results/niah-r$ratio" \
         --ratio "$ratio" --context_lengths_max $((longest < 2048 ? longest : 2048)) --batch_size 5
 done
 if "$python" -c 'import av' 2>/dev/null; then

@@ -89,5 +89,9 @@ def test_the_scaling_model_is_found_and_drawn(tmp_path):
     assert found.crossing(8) == pytest.approx(8 * 2e-3 / 3e-6)
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
     assert "from 5,333 frames on" in found.describe(8)
+    parts = {"scaling": {"device": "some GPU", "rows": rows[:3]}, "memory": {"rows": rows[3:]}}
+    (tmp_path / "parts.json").write_text(json.dumps({"parts": parts}))
+    done = call(main_of(ROOT / "scripts" / "benchmark_scaling.py"), tmp_path / "parts.json", tmp_path / "all.png")
+    assert done.returncode == 0 and found.describe(4) in done.stdout  # what `memory` read is a part of it
     linear = fit([(100, 8, 1.0), (1000, 8, 9.0)])  # grows by less than a line: no negative part
     assert linear.b == 0 and linear.a > 0 and "nowhere that was measured" in linear.describe(8)

@@ -41,6 +41,11 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
+def last_line(error: Exception) -> str:
+    """What a compiler's error comes to."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 @lru_cache
 def _compiles(device: torch.device) -> bool:
     """Whether Triton gets a kernel to run: it needs a C compiler and Python's headers, which not every machine has."""
@@ -49,10 +54,9 @@ def _compiles(device: torch.device) -> bool:
     try:
         quick_gelu(torch.zeros(8, dtype=torch.bfloat16, device=device))
     except Exception as error:  # of the compiler, the linker, the driver: whatever it is, the model runs without
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         warnings.warn(
-            f"Triton's kernels do not run here ({reason[0]}); PyTorch's operations take their place, which is slower. "
-            "A C compiler and Python's headers (python3-dev) are what mostly is missing",
+            f"Triton's kernels do not run here ({last_line(error)}); PyTorch's operations take their place, which is "
+            "slower. A C compiler and Python's headers (python3-dev) are what mostly is missing",
             stacklevel=2,
         )
         return False

@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from videoxl.kernels import last_line
+
 BLOCK_QUERIES, _WARPS = 128, 8
 LOG2_E = 1.4426950408889634
 STORED_FROM = 2048  # positions in the cache from which on another kernel begins with them: see `_begin`
@@ -258,10 +260,9 @@ def _fast_for(device: torch.device, dtype: torch.dtype, dim: int):
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of the compiler, or of an interface that moved
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         warnings.warn(
-            f"the attention kernel for Hopper does not run with Triton {triton.__version__} ({reason[0]}); long videos "
-            "are read more slowly",
+            f"the attention kernel for Hopper does not run with Triton {triton.__version__} ({last_line(error)}); long "
+            "videos are read more slowly",
             stacklevel=2,
         )
         return None

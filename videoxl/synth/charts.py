@@ -38,7 +38,7 @@ def draw_training(run: Path, stages: Sequence[str], picture: Path) -> None:
         xlabel="optimizer step", ylabel="cross entropy (nats a class or token)", yscale="log", xlim=(0, start or 1)
     )
     axes.grid(alpha=0.3)
-    if axes.lines and start:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(title="stage, steps", loc="upper left", bbox_to_anchor=(1, 1))  # the last stages are narrow
     axes.set_title(f"Training of the small model, {run.name}")
     figure.tight_layout()

@@ -52,6 +52,7 @@ def keep_apart(numbers: np.ndarray, cards: Sequence[Card]) -> None:
         ink,
         *(np.array(colour) * DARKER for colour in np.roll(list(COLOURS.values()), int(ink.sum() * 1e4), axis=0)),
     ]
+    # Each card rules out one of the twelve.
     far = [other for other in others if (np.abs(shown - other).max(axis=1) > FAR).all()]
     paper[:, G["red"] : G["blue"] + 1] = far[0]
 

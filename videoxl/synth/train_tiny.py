@@ -24,7 +24,6 @@ QUICK = {
     "gpu": (
         ("needle", (64, 256), (8, 16), 140, ("beacon",)),
         ("needle", (1024,), (8, 16), 70, ("beacon",)),
-        ("needle", (64,), (8,), 140, ("none", "drop", "mean", "no video")),
         ("ordering", (64,), (8,), 60, ("beacon",)),
         ("counting", (64,), (8,), 60, ("beacon",)),
         ("advertisement", (64,), (8,), 60, ("beacon",)),

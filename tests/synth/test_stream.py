@@ -70,11 +70,10 @@ def test_processes_share_batches_evenly():
     assert sorted(index for part in parts for batch in part for _, index in batch) == list(range(12))
 
 
-@pytest.mark.parametrize("half, near", [(False, 1e-4), (True, 2e-2)])
-def test_a_tower_that_stands_still_gives_the_loss_that_one_that_learns_gives(small_base, tmp_path, half, near):
+def test_a_tower_that_stands_still_gives_the_loss_that_one_that_learns_gives(small_base, tmp_path):
     stage = Stage("few", "video", 2, 1e-3, frames=(12,), frames_a_step=24, questions=2)
     data, model = stream(small_base, stage)
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=half, report_to="none")
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     trainer = VideoXLTrainer(model=model, args=arguments, train_dataset=data, image_processor=processor_of(small_base))
     batch = data.collate([data[(0, index)] for index in data.batches[0]])
     assert isinstance(batch["images"], DrawnFrames)
@@ -83,12 +82,9 @@ def test_a_tower_that_stands_still_gives_the_loss_that_one_that_learns_gives(sma
         model.model.vision_tower.requires_grad_(learns)
         inputs = trainer.model_inputs(batch)
         shapes.append(inputs["images"][0].dim())
-        with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
-            losses.append(float(model(**inputs).loss.detach()))
+        losses.append(float(model(**inputs).loss.detach()))
     assert shapes == [4, 3]  # pixels, features
-    assert inputs["images"][0].dtype == (torch.bfloat16 if half else torch.float32)
-    assert model.model.vision_tower.dtype == torch.float32  # what is saved is not rounded
-    assert losses[0] == pytest.approx(losses[1], rel=near)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def processor_of(folder):

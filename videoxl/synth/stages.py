@@ -118,21 +118,21 @@ GPU_STAGES = (
         ),
     ),
     Stage(
-        "minutes", "video", 180, 7e-4, frames=(16, 32, 64), frames_a_step=1024, questions=12, most_cards=6,
-        several=True, relations=0.5, lookalikes=0.3, words=0.2, parts=STILL_TOWER,
+        "minutes", "video", 180, 7e-4, frames=(16, 32, 64), frames_a_step=1024, questions=10, most_cards=6,
+        several=True, relations=0.5, lookalikes=0.15, words=0.2, parts=STILL_TOWER,
         flags=_flags(f"{_STEADY} {_RATIOS} 0 --beacon_ratio_mix step-random --position_gap_max 12000"),
     ),
     Stage(
-        "long", "video", 90, 6e-4, frames=(64, 128, 256, 512), frames_a_step=3072, questions=20, most_cards=6,
-        several=True, relations=0.3, lookalikes=0.6, words=0.15, parts=STILL_TOWER,
+        "long", "video", 110, 6e-4, frames=(64, 128, 256, 512), frames_a_step=3072, questions=20, most_cards=6,
+        several=True, relations=0.2, lookalikes=0.6, words=0.15, parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":1e-4} --warmup_steps 5 "
             f"--beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"
         ),
     ),
     Stage(
-        "hours", "video", 20, 3e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=20, most_cards=6,
-        lookalikes=0.6, parts=STILL_TOWER,
+        "hours", "video", 10, 1.5e-4, frames=(512, 1024, 2048), frames_a_step=8192, questions=16, lookalikes=0.6,
+        parts=STILL_TOWER,
         flags=_flags(
             "--lr_scheduler_type cosine --warmup_steps 2 --beacon_ratio 8 16 --beacon_ratio_mix instance-random "
             "--bptt_windows 2 --position_gap_max 100"

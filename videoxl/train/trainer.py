@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,24 +200,14 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         if (learns and torch.is_grad_enabled()) or shards_parameters(self.args):
             return list(self._pixels(images.draw(self.args.device)).split(images.counts))
         # A tower that stands still makes features of a few frames at a time: pixels of them all would not fit.
-        tower = tower if learns else self._still_tower
-        with torch.no_grad(), self._half_precision(learns):
-            drawn = (part.draw(self.args.device) for part in images.chunks(DRAWN_AT_ONCE))
-            features = [tower(self.image_processor.normalize(frames, tower.dtype)) for frames in drawn]
+        with torch.no_grad(), self._half_precision():
+            features = [tower(self._pixels(part.draw(self.args.device))) for part in images.chunks(DRAWN_AT_ONCE)]
         return list(torch.cat(features).split(images.counts))
 
-    @cached_property
-    def _still_tower(self) -> nn.Module:
-        """A copy, in the precision of the run, of the tower that does not learn.
-
-        Autocast would cast its weights and activations in every pass and take its norms in float32.
-        """
-        return copy.deepcopy(base_of(self.model).model.vision_tower).to(compute_dtype(self.args))
-
-    def _half_precision(self, is_wanted: bool):
-        """What accelerate wraps around the model's own passes, where it is wanted; else nothing of the kind."""
+    def _half_precision(self):
+        """What accelerate wraps around the model's own passes."""
         dtype = compute_dtype(self.args)
-        return torch.autocast(self.args.device.type, dtype, enabled=is_wanted and dtype != torch.float32)
+        return torch.autocast(self.args.device.type, dtype, enabled=dtype != torch.float32)
 
     def _pixels(self, frames: Tensor) -> Tensor:
         if frames.dtype != torch.uint8:

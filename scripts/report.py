@@ -32,6 +32,7 @@ KEPT = {
 OTHER_WAYS = tuple(KEPT)[1:]
 OTHER_TASKS = ("ordering", "counting", "advertisement")
 BUNDLE, NOTHING = "bundle", "-"
+_COUNTED = ("right", "total", "tries_right", "tries")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def sections(results: Path, beside: Path) -> list[str]:
     """Markdown of everything that is there."""
     runs = {path.stem.removeprefix("tiny-"): load(path) for path in sorted(results.glob("tiny-*.json"))}
-    runs = {name: stored["cells"] for name, stored in runs.items() if "cells" in stored}
+    runs = {name: join_parts(stored["cells"]) for name, stored in runs.items() if "cells" in stored}
     found = []
     if runs:
         found += [needles(runs), *(by_family(name, cells) for name, cells in runs.items() if name == BUNDLE)]
@@ -73,6 +74,21 @@ def sections(results: Path, beside: Path) -> list[str]:
     if vnbench.is_file():
         found.append(by_type(load(vnbench)))
     return found
+
+
+def join_parts(cells: Sequence[dict]) -> list[dict]:
+    """Cells of which several processes scored a part each (`--part`) become one; the others stay as they are."""
+    joined: dict[tuple, dict] = {}
+    for cell in cells:
+        number = cell.get("part", (0, 1))[1]
+        of = (cell["task"], cell["frames"], cell["ratio"], cell["reduction"], *map(cell.get, ("seed", "samples", "files")))
+        key = (*of, number) if number > 1 else (*of, number, len(joined))
+        whole = joined.setdefault(key, {**cell, **dict.fromkeys(_COUNTED, 0), "by": {"family": {}}})
+        whole.update({name: whole[name] + cell[name] for name in _COUNTED})
+        for family, counts in cell["by"].get("family", {}).items():
+            before = whole["by"]["family"].get(family, (0, 0))
+            whole["by"]["family"][family] = [a + b for a, b in zip(before, counts)]
+    return list(joined.values())
 
 
 def needles(runs: dict[str, list[dict]]) -> str:

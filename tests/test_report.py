@@ -29,6 +29,7 @@ def made(tmp_path):
             "tries_right": 9, "tries": 10, "by": {"family": {"bars": [4, 5], "rings": [5, 5]}}}  # fmt: skip
     cells = [cell, {**cell, "frames": 4096, "right": 5}, {**cell, "reduction": "drop", "right": 4}]
     cells.append({**cell, "task": "ordering", "right": 3, "tries_right": 25, "tries": 40})
+    cells += [{**cell, "frames": 128, "right": right, "part": [part, 2]} for part, right in enumerate((6, 7))]
     (results / "tiny-bundle.json").write_text(json.dumps({"model": "m", "cells": cells}))
     types = {"ret_edit1": {"videos": 4, "accuracy": 0.75, "tries_right": 14, "tries": 16}}
     (results / "tiny-vnbench.score.json").write_text(json.dumps({"overall": 0.75, "types": types}))
@@ -51,7 +52,8 @@ def test_every_kind_of_result_gets_its_table(made):
         "| 4,096 | 5/10 = 0.500 (0.24 to 0.76) |",
         "| 64 | one in as many, the others dropped | 4/10 = 0.400 (0.17 to 0.69) |",
         "| ordering | 64 | 3/10 = 0.300 (0.11 to 0.60); 25/40 tries |",
-        "| bars | 4/5 | 4/5 |",
+        "| 128 | 13/20 = 0.650 (0.43 to 0.82) |",  # of two processes
+        "| bars | 4/5 | 8/10 | 4/5 |",
         "| frames | m, ratio 8 |",
         "| 2,048 | 0.900 |",
         "![Needle accuracy by length and depth, m, ratio 8](results/niah-r8/m/heatmap.png)",

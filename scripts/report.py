@@ -32,6 +32,7 @@ KEPT = {
 OTHER_WAYS = tuple(KEPT)[1:]
 OTHER_TASKS = ("ordering", "counting", "advertisement")
 BUNDLE, NOTHING = "bundle", "-"
+_SHARED = ("task", "frames", "ratio", "reduction", "seed", "samples", "files")  # by the parts of a test
 _COUNTED = ("right", "total", "tries_right", "tries")
 
 
@@ -81,7 +82,7 @@ def join_parts(cells: Sequence[dict]) -> list[dict]:
     joined: dict[tuple, dict] = {}
     for cell in cells:
         number = cell.get("part", (0, 1))[1]
-        of = (cell["task"], cell["frames"], cell["ratio"], cell["reduction"], *map(cell.get, ("seed", "samples", "files")))
+        of = tuple(map(cell.get, _SHARED))
         key = (*of, number) if number > 1 else (*of, number, len(joined))
         whole = joined.setdefault(key, {**cell, **dict.fromkeys(_COUNTED, 0), "by": {"family": {}}})
         whole.update({name: whole[name] + cell[name] for name in _COUNTED})

@@ -1,7 +1,10 @@
 """The report of the small model: tables from result files, and a document that does not drift from them."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -68,3 +71,26 @@ def test_a_document_without_the_markers_is_left_alone(made, tmp_path):
     other.write_text("mine")
     done = report("--results", made[0], "--document", other)
     assert done.returncode == 2 and other.read_text() == "mine"
+
+
+def test_what_measure_tiny_leaves_is_what_the_report_reads(small_base, tmp_path):
+    """Every kind of score of a model without skill, as small as may be, and the tables that come of it."""
+    results, document = tmp_path / "results", tmp_path / "doc.md"
+    document.write_text(MARKED)
+    given = {"SAMPLES": "5", "FILES": "2", "LENGTHS": "16 1", "WORKERS": "0", "RESULTS": str(results)}
+    given |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    script = ["bash", str(ROOT / "scripts" / "measure_tiny.sh"), str(small_base), "bundle"]
+    done = subprocess.run(
+        script, env={**os.environ, **given, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = json.loads((results / "tiny-bundle.json").read_text())["cells"]
+    needles = {(cell["frames"], cell["ratio"]): cell for cell in cells if cell["reduction"] == "beacon"}
+    assert set(needles) == {(16, 8), (16, 16), (1, 8), (1, 16)}
+    assert all(needles[length, 16]["by"]["source"]["mp4"][1] == 2 for length in (1, 16))
+    assert {cell["task"] for cell in cells} == {"needle", "ordering", "counting", "advertisement"}
+    assert {cell["reduction"] for cell in cells} == {"beacon", "none", "drop", "mean", "no video"}
+    assert report("--results", results, "--document", document).returncode == 0
+    text = document.read_text()
+    assert "| frames | videoxl-tiny, ratio 2 | videoxl-tiny, ratio 4 |" in text and "| cnt_edit2 | 1 |" in text
+    assert "| advertisement | 16 |" in text and "| 16 | means of as many |" in text

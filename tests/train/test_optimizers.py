@@ -80,13 +80,14 @@ def test_a_stored_state_goes_on_as_if_nothing_had_happened():
     assert torch.equal(run(rest, [], 0), wanted)
 
 
-def test_matrices_of_the_decoders_layers_are_for_muon(tiny):
+def test_matrices_of_the_layers_of_decoder_and_tower_are_for_muon(tiny):
     _, model, _ = tiny
     freeze_others(model, learning_parts(ModelArguments(mm_tunable_parts="mm_language_model,mm_vision_tower")))
     chosen = {name for name, parameter in model.named_parameters() if is_for_muon(name, parameter)}
     assert "model.layers.0.self_attn.q_proj.weight" in chosen and "model.layers.0.mlp.down_proj.weight" in chosen
     assert any("beacon_" in name for name in chosen)
-    assert not any(part in name for name in chosen for part in ("embed", "lm_head", "norm", "bias", "vision_tower"))
+    assert any("vision_tower" in name and name.endswith("mlp.fc1.weight") for name in chosen)
+    assert not any(part in name for name in chosen for part in ("embed", "lm_head", "norm", "bias", "projector"))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,7 @@ def test_matrices_of_the_decoders_layers_are_for_muon(tiny):
         {"muon_lr": 1e-3, "fsdp": "full_shard"},
         {"muon_lr": 1e-3, "lora_enable": True},
         {"muon_lr": 1e-3, "optim": "adafactor"},
+        {"muon_lr": 1e-3, "mm_vision_tower_lr": 1e-4, "learning_rate": 0.0},
     ],
 )
 def test_what_muon_cannot_do_is_refused(flags, tmp_path):

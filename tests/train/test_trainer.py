@@ -243,3 +243,14 @@ def test_muon_without_a_matrix_that_learns_is_refused(golden, tmp_path):
     freeze_others(trainer.model, {"mm_mlp_adapter"})
     with pytest.raises(ArgumentError, match="muon_lr"):
         trainer.create_optimizer()
+
+
+def test_matrices_of_a_tower_with_its_own_rate_have_that_share_of_muons(golden, tmp_path):
+    case = json.loads((golden / f"{CASES[2]}.json").read_text())
+    trainer = make_trainer(golden, case, tmp_path, muon_lr=4e-3, learning_rate=1e-3, mm_vision_tower_lr=1e-4)
+    rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    names = dict(trainer.model.named_parameters())
+    assert rates[id(names["model.layers.0.self_attn.q_proj.weight"])] == 4e-3
+    tower = next(name for name in names if "vision_tower" in name and name.endswith("layers.0.mlp.fc1.weight"))
+    assert rates[id(names[tower])] == pytest.approx(4e-4)
+    assert rates[id(names[tower.replace("weight", "bias")])] == 1e-4

@@ -9,8 +9,8 @@ learnt is a look-alike that goes with the colour.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,8 +40,7 @@ FIRST_SLOT = SLOTS - PIECES
 """Glyphs of a scene stand in the slots before; a card laid over it takes the last ones."""
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):  # not a dataclass: questions compare cards by the thousand
     """What a card shows. `colour` None: some colour without a name, never one that a test card of the shape has."""
 
     colour: str | None
@@ -85,19 +84,20 @@ def jitter(rng: np.random.Generator, colour: tuple[float, float, float], strengt
 
 
 _HELD_OUT_INKS = np.array([COLOURS[card.colour] for card in all_cards(held_out=True)])
+_HELD_OUT_SHAPES = np.array([[card.shape == shape for shape in SHAPES] for card in all_cards(held_out=True)])
 
 
-def shapes_held_out(ink: np.ndarray) -> set[str]:
-    """Shapes that in this ink [3] could be taken for what a card of the test world shows."""
-    near = np.abs(_HELD_OUT_INKS - ink).max(axis=1) <= FAR
-    return {card.shape for card, is_near in zip(all_cards(held_out=True), near) if is_near}
+def are_held_out(inks: np.ndarray) -> np.ndarray:
+    """Which shapes in these inks [n, 3] could be taken for what a card of the test world shows: bool [n, shapes]."""
+    near = np.abs(_HELD_OUT_INKS - inks[:, None]).max(axis=2) <= FAR
+    return near @ _HELD_OUT_SHAPES
 
 
 def draw_ink(rng: np.random.Generator, shape: str) -> np.ndarray:
     """Any colour that does not make a card of the test world of this shape."""
     while True:
         ink = rng.uniform(0, 1, 3).astype(np.float32)  # as frames hold it: a border must lie on one side for both
-        if ink.min() < 0.75 and shape not in shapes_held_out(ink):  # and no white
+        if ink.min() < 0.75 and not are_held_out(ink[None])[0, SHAPES.index(shape)]:  # and no white
             return ink
 
 

@@ -3,16 +3,17 @@
 A patch belongs to the topmost glyph whose square covers its middle, whether or not the glyph has ink there: the hole
 of a ring is ring.
 
-Shape letters: P patches of a frame, row by row.
+Shape letters: P patches of a frame, row by row; n glyphs of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 
-from videoxl.synth.cards import COLOUR_NAMES, Card, shapes_held_out
+from videoxl.synth.cards import COLOUR_NAMES, Card, are_held_out
 from videoxl.synth.drawing import SLOTS, G, glyphs_of
 from videoxl.synth.glyphs import NAMES, SHAPES
 from videoxl.train.vision_classes import UNKNOWN
@@ -37,8 +38,15 @@ def bits_of(attribute: str, names: Iterable[str]) -> int:
     return sum(1 << PATCH_CLASSES[attribute].index(name) for name in names)
 
 
-def colours_held_out(shape: str) -> list[str]:
-    return [colour for colour in COLOUR_NAMES if Card(colour, shape).is_held_out]
+_SHAPE_BITS = {
+    attribute: np.array([bits_of(attribute, [shape]) for shape in SHAPES]) for attribute in ("shape", "glyph")
+}
+
+
+@cache
+def colours_held_out(shape: str) -> int:
+    """Bits of the colours that only the test world has on cards with this shape."""
+    return bits_of("colour", [colour for colour in COLOUR_NAMES if Card(colour, shape).is_held_out])
 
 
 def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> tuple[np.ndarray, np.ndarray]:
@@ -54,31 +62,38 @@ def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> tuple[
         A colour without a name is `UNKNOWN`; so is a shape of the haystack that would be one of those classes.
     """
     glyphs = glyphs_of(numbers[None])[0]
-    line = (np.arange(across) + 0.5) / across * 2 - 1
-    y, x = (place.ravel() for place in np.meshgrid(line, line, indexing="ij"))
-    classes = np.zeros((len(PATCH_CLASSES), across * across), dtype=np.int64)
+    used = np.flatnonzero(glyphs[:, G["opacity"]] > 0)
+    glyphs = glyphs[used]
+    held_out = are_held_out(glyphs[:, G["red"] : G["blue"] + 1])  # [n, shapes]
+    numbers_of_names = glyphs[:, G["glyph"]].astype(int)
+    # Row 0 is for patches without a glyph.
+    classes = np.zeros((len(used) + 1, len(PATCH_CLASSES)), dtype=np.int64)
     never = np.zeros_like(classes)
-    for slot, glyph in enumerate(glyphs):
-        if glyph[G["opacity"]] <= 0:
-            continue
-        covered = _covers(glyph, x, y)
-        name = NAMES[int(glyph[G["glyph"]])]
-        is_on_card = card is not None and slot == SLOTS - 1
-        held_out = shapes_held_out(glyph[G["red"] : G["blue"] + 1])
-        kind = UNKNOWN if name in held_out else _GLYPH_CLASS[int(glyph[G["glyph"]])]
-        colour = shape = no_colours = no_shapes = 0
-        if is_on_card:
-            colour = UNKNOWN if card.colour is None else PATCH_CLASSES["colour"].index(card.colour)
-            shape = PATCH_CLASSES["shape"].index(card.shape)
-            no_colours, no_shapes = bits_of("colour", colours_held_out(card.shape)), bits_of("shape", held_out)
-        classes[:, covered] = np.array([[colour], [shape], [kind]])
-        never[:, covered] = np.array([[no_colours], [no_shapes], [bits_of("glyph", held_out)]])
-    return classes, never
+    classes[1:, 2] = _GLYPH_CLASS[numbers_of_names]
+    is_shape = numbers_of_names < len(SHAPES)
+    classes[1:, 2][is_shape & held_out[np.arange(len(used)), numbers_of_names * is_shape]] = UNKNOWN
+    never[1:, 2] = held_out @ _SHAPE_BITS["glyph"]
+    if card is not None and len(used) and used[-1] == SLOTS - 1:
+        colour = UNKNOWN if card.colour is None else PATCH_CLASSES["colour"].index(card.colour)
+        classes[-1, :2] = colour, PATCH_CLASSES["shape"].index(card.shape)
+        never[-1, :2] = colours_held_out(card.shape), held_out[-1] @ _SHAPE_BITS["shape"]
+    covered = _cover(glyphs, *_middles(across))
+    topmost = (covered * np.arange(1, len(used) + 1)[:, None]).max(axis=0, initial=0)
+    return classes[topmost].T.copy(), never[topmost].T.copy()
 
 
-def _covers(glyph: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which of the places [P] lie in the glyph's square."""
-    cos, sin = np.cos(glyph[G["angle"]]), np.sin(glyph[G["angle"]])
-    dx, dy = x - glyph[G["x"]], y - glyph[G["y"]]
+@cache
+def _middles(across: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places x and y of the patches' middles, [P] each."""
+    line = (np.arange(across, dtype=np.float32) + 0.5) / across * 2 - 1
+    y, x = np.meshgrid(line, line, indexing="ij")
+    return x.ravel(), y.ravel()
+
+
+def _cover(glyphs: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which of the places [P] lie in the square of each glyph [n, len(GLYPH)]: bool [n, P]."""
+    columns = glyphs.T[:, :, None]
+    cos, sin = np.cos(columns[G["angle"]]), np.sin(columns[G["angle"]])
+    dx, dy = x - columns[G["x"]], y - columns[G["y"]]
     along, across = cos * dx + sin * dy, cos * dy - sin * dx
-    return (abs(along) < glyph[G["half_width"]]) & (abs(across) < glyph[G["half_height"]])
+    return (abs(along) < columns[G["half_width"]]) & (abs(across) < columns[G["half_height"]])

@@ -128,7 +128,7 @@ def _other_names(
 ) -> list[str]:
     """Three more colours or shapes that the card could have in its world."""
     known = names[:NUM_TESTED] if held_out else names
-    cards = [(name, replace(right, **{attribute: name})) for name in known]
+    cards = [(name, right._replace(**{attribute: name})) for name in known]
     possible = [name for name, card in cards if card != right and (held_out or not card.is_held_out)]
     return rng.permutation(possible)[:3].tolist()
 

@@ -179,7 +179,8 @@ class _Remembering:
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self._ids = lru_cache(maxsize=1 << 16)(lambda text: tokenizer(text).input_ids)
+        encode = tokenizer.backend_tokenizer.encode  # without what is made around it, which takes longer than it
+        self._ids = lru_cache(maxsize=1 << 16)(lambda text: encode(text).ids)
 
     def __reduce__(self):
         return _Remembering, (self.tokenizer,)

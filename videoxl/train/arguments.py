@@ -109,8 +109,9 @@ class TrainingArguments(transformers.TrainingArguments):
     mm_projector_lr: float | None = _help("Learning rate of the projector.", default=None)
     mm_vision_tower_lr: float | None = _help("Learning rate of the vision tower.", default=None)
     muon_lr: float = _help(
-        "Learning rate of the decoder's matrices by Muon; 0: --optim has them too. Needs whole matrices (no DeepSpeed, "
-        "FSDP or LoRA) and PyTorch's AdamW for the rest.",
+        "Learning rate by Muon of the matrices of decoder and vision tower; 0: --optim has them too. A tower with a "
+        "rate of its own has the same proportion of this one. Needs whole matrices (no DeepSpeed, FSDP or LoRA) and "
+        "PyTorch's AdamW for the rest.",
         default=0.0,
     )
     pretrain: bool = _help("Stage one: no compression, views unpooled.", default=False)
@@ -206,6 +207,11 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
         raise ArgumentError(
             f"--muon_lr goes with --optim {' or '.join(MUON_BESIDE)} and without --lora_enable; --optim is "
             f"{getattr(training.optim, 'value', training.optim)}"
+        )
+    if training.muon_lr and training.mm_vision_tower_lr is not None and training.learning_rate <= 0:
+        raise ArgumentError(
+            "--muon_lr with --mm_vision_tower_lr takes that rate's share of --learning_rate, which must be above 0 and "
+            f"is {training.learning_rate}"
         )
     if training.bptt_windows is not None and shards_parameters(training):
         raise ArgumentError("--bptt_windows does not work with ZeRO-3 or FSDP, whose processes go one way back")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
@@ -61,14 +62,15 @@ def _shared_once(sample: Sample) -> list[tuple[list[int], list[int]]]:
 def _pad(grouped: list[list[tuple[list[int], list[int]]]]) -> dict[str, torch.Tensor]:
     rows = [row for sample in grouped for row in sample]
     longest = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, IGNORE_INDEX)
+    ids = np.zeros((len(rows), longest), dtype=np.int64)  # NumPy takes lists several times faster than PyTorch
+    mask = np.zeros_like(ids)
+    labels = np.full_like(ids, IGNORE_INDEX)
     for place, (row, wanted) in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-        labels[place, : len(row)] = torch.tensor(wanted)
+        ids[place, : len(row)] = row
+        labels[place, : len(row)] = wanted
         mask[place, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    padded = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {name: torch.from_numpy(numbers) for name, numbers in padded.items()}
 
 
 def _merge_evidence(samples: Sequence[Sample]) -> list[list[tuple[int, int]]]:

@@ -1,4 +1,4 @@
-"""Muon for the decoder's matrices, AdamW for all else, as one optimizer."""
+"""Muon for the matrices of decoder and vision tower, AdamW for all else, as one optimizer."""
 
 from __future__ import annotations
 
@@ -104,5 +104,5 @@ class MuonAndOther(Optimizer):
 
 
 def is_for_muon(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Whether it is a matrix inside a decoder layer (no embeddings, no head, nothing of the tower)."""
-    return parameter.ndim == 2 and ".layers." in name and part_of(name) in ("mm_language_model", "mm_beacon")
+    """Whether it is a matrix inside a layer of decoder or tower (no embeddings, no head, not the projector)."""
+    return parameter.ndim == 2 and ".layers." in name and part_of(name) != "mm_mlp_adapter"

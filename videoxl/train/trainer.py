@@ -228,22 +228,29 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         if self.optimizer is None:
             learning = self.model if model is None else model
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, learning)
+            rates = {"mm_mlp_adapter": self.args.mm_projector_lr, "mm_vision_tower": self.args.mm_vision_tower_lr}
             groups = partial(
                 parameter_groups,
                 learning,
                 set(self.get_decay_parameter_names(learning)),
                 self.args.weight_decay,
-                {"mm_mlp_adapter": self.args.mm_projector_lr, "mm_vision_tower": self.args.mm_vision_tower_lr},
             )
             if self.args.muon_lr:
-                matrices = groups(is_for_muon)
+                muons = {part: self._muon_rate(rate) for part, rate in rates.items() if rate is not None}
+                matrices = groups(muons, is_for_muon)
                 if not matrices:
-                    raise ArgumentError("--muon_lr is for the decoder's matrices, none of which learns; leave it at 0")
-                others = optimizer_class(groups(lambda *each: not is_for_muon(*each)), **kwargs)
+                    raise ArgumentError(
+                        "--muon_lr is for the matrices of decoder and vision tower, none of which learns; leave it at 0"
+                    )
+                others = optimizer_class(groups(rates, lambda *each: not is_for_muon(*each)), **kwargs)
                 self.optimizer = MuonAndOther(matrices, self.args.muon_lr, others)
             else:
-                self.optimizer = optimizer_class(groups(), **kwargs)
+                self.optimizer = optimizer_class(groups(rates), **kwargs)
         return self.optimizer
+
+    def _muon_rate(self, rate: float) -> float:
+        """Of a part that has a rate of its own: in Muon's, the same proportion to --learning_rate."""
+        return self.args.muon_lr * rate / self.args.learning_rate
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:

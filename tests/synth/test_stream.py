@@ -184,3 +184,10 @@ def test_some_batches_among_videos_are_stories_in_words_and_some_of_these_are_le
         ((ids, labels),) = sample.encoded
         whole += labels == ids
     assert 0.08 < whole / 128 < 0.35
+
+
+def test_texts_are_cut_into_tokens_as_by_the_tokenizer(small_base):
+    data, _ = stream(small_base, GPU_STAGES[1])
+    tokenizer = AutoTokenizer.from_pretrained(small_base)
+    for text in ("Which card?\nA. red star\nB. blue ring", "<|im_start|>user\n", " (C) gr\u00fcn;  ", ""):
+        assert data.tokenizer(text).input_ids == tokenizer(text).input_ids

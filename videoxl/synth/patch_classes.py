@@ -44,7 +44,7 @@ _SHAPE_BITS = {
 
 
 @cache
-def colours_held_out(shape: str) -> int:
+def bits_of_colours_held_out(shape: str) -> int:
     """Bits of the colours that only the test world has on cards with this shape."""
     return bits_of("colour", [colour for colour in COLOUR_NAMES if Card(colour, shape).is_held_out])
 
@@ -66,7 +66,7 @@ def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> tuple[
     glyphs = glyphs[used]
     held_out = are_held_out(glyphs[:, G["red"] : G["blue"] + 1])  # [n, shapes]
     numbers_of_names = glyphs[:, G["glyph"]].astype(int)
-    # Row 0 is for patches without a glyph.
+    # Row 0 is for patches without a glyph; columns are colour, shape and glyph, as in PATCH_CLASSES.
     classes = np.zeros((len(used) + 1, len(PATCH_CLASSES)), dtype=np.int64)
     never = np.zeros_like(classes)
     classes[1:, 2] = _GLYPH_CLASS[numbers_of_names]
@@ -76,7 +76,7 @@ def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> tuple[
     if card is not None and len(used) and used[-1] == SLOTS - 1:
         colour = UNKNOWN if card.colour is None else PATCH_CLASSES["colour"].index(card.colour)
         classes[-1, :2] = colour, PATCH_CLASSES["shape"].index(card.shape)
-        never[-1, :2] = colours_held_out(card.shape), held_out[-1] @ _SHAPE_BITS["shape"]
+        never[-1, :2] = bits_of_colours_held_out(card.shape), held_out[-1] @ _SHAPE_BITS["shape"]
     covered = _cover(glyphs, *_middles(across))
     topmost = (covered * np.arange(1, len(used) + 1)[:, None]).max(axis=0, initial=0)
     return classes[topmost].T.copy(), never[topmost].T.copy()

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.optim import Muon, Optimizer
 
-from videoxl.train.parts import part_of
-
 MOST_ELEMENTS = 1 << 24  # of a batch of matrices, which is copied several times; larger ones come one by one
 
 
@@ -105,4 +103,4 @@ class MuonAndOther(Optimizer):
 
 def is_for_muon(name: str, parameter: torch.nn.Parameter) -> bool:
     """Whether it is a matrix inside a layer of decoder or tower (no embeddings, no head, not the projector)."""
-    return parameter.ndim == 2 and ".layers." in name and part_of(name) != "mm_mlp_adapter"
+    return parameter.ndim == 2 and ".layers." in name

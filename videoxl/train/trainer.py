@@ -236,8 +236,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
                 self.args.weight_decay,
             )
             if self.args.muon_lr:
-                muons = {part: self._muon_rate(rate) for part, rate in rates.items() if rate is not None}
-                matrices = groups(muons, is_for_muon)
+                matrices = groups({"mm_vision_tower": self._muon_rate_of_tower()}, is_for_muon)
                 if not matrices:
                     raise ArgumentError(
                         "--muon_lr is for the matrices of decoder and vision tower, none of which learns; leave it at 0"
@@ -248,9 +247,10 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
                 self.optimizer = optimizer_class(groups(rates), **kwargs)
         return self.optimizer
 
-    def _muon_rate(self, rate: float) -> float:
-        """Of a part that has a rate of its own: in Muon's, the same proportion to --learning_rate."""
-        return self.args.muon_lr * rate / self.args.learning_rate
+    def _muon_rate_of_tower(self) -> float | None:
+        """For a tower with a rate of its own: in the same proportion to --muon_lr as that one is to --learning_rate."""
+        own = self.args.mm_vision_tower_lr
+        return None if own is None else self.args.muon_lr * own / self.args.learning_rate
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:

@@ -76,7 +76,7 @@ def test_it_finds_its_needles_up_to_128_frames(cells):
 
 
 def test_learnt_compression_beats_as_many_tokens_kept_without_it(cells):
-    """Of a card on the whole screen enough is kept either way: beacons find 0.984 of 500, the others 0.852 and 0.746."""
+    """Of a card on the whole screen enough is kept either way: of 500, beacons find 0.984, these 0.852 and 0.746."""
     assert share(cells[64, "beacon"]) > share(cells[64, "drop"]) + 0.1
     assert share(cells[64, "beacon"]) > share(cells[64, "mean"]) + 0.1
 

@@ -60,7 +60,7 @@ def test_the_same_video_without_the_card_gets_no(bundle, tmp_path):
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
     scores = Scores(tmp_path_factory.mktemp("scores") / "scores.json", {})
-    evaluate(BUNDLE, scores, "needle", [64], [8], 28, ("beacon", "drop", "mean"), files=6, device="cpu")
+    evaluate(BUNDLE, scores, "needle", [64], [8], 28, ("beacon", "drop"), files=6, device="cpu")
     evaluate(BUNDLE, scores, "needle", [128], [8], 14, device="cpu")
     return {(cell["frames"], cell["reduction"]): cell for cell in scores.cells}
 
@@ -76,9 +76,16 @@ def test_it_finds_its_needles_up_to_128_frames(cells):
 
 
 def test_learnt_compression_beats_as_many_tokens_kept_without_it(cells):
-    """Of a card on the whole screen enough is kept either way: of 500, beacons find 0.984, these 0.852 and 0.746."""
+    """By little where tokens are dropped: of a card on the whole screen enough are kept."""
     assert share(cells[64, "beacon"]) > share(cells[64, "drop"]) + 0.1
-    assert share(cells[64, "beacon"]) > share(cells[64, "mean"]) + 0.1
+
+
+def test_learnt_compression_beats_means_of_tokens(tmp_path):
+    """Over every family of scenes at every depth: in some of them means find as much."""
+    scores = Scores(tmp_path / "scores.json", {})
+    evaluate(BUNDLE, scores, "needle", [64], [8], 70, ("beacon", "mean"), files=6, device="cpu")
+    beacons, means = scores.cells
+    assert share(beacons) > share(means) + 0.2
 
 
 def test_without_the_video_it_knows_no_more_than_chance(tmp_path):

@@ -70,7 +70,7 @@ def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> tuple[
     classes = np.zeros((len(used) + 1, len(PATCH_CLASSES)), dtype=np.int64)
     never = np.zeros_like(classes)
     classes[1:, 2] = _GLYPH_CLASS[numbers_of_names]
-    is_shape = numbers_of_names < len(SHAPES)
+    is_shape = numbers_of_names < len(SHAPES)  # names begin with the shapes; for others a column is read for nothing
     classes[1:, 2][is_shape & held_out[np.arange(len(used)), numbers_of_names * is_shape]] = UNKNOWN
     never[1:, 2] = held_out @ _SHAPE_BITS["glyph"]
     if card is not None and len(used) and used[-1] == SLOTS - 1:

@@ -10,7 +10,7 @@ from tiny_runs import BUNDLE
 from videoxl.conversation import join_prompt_ids, video_prompt_ids
 from videoxl.model.builder import load_pretrained_model
 from videoxl.synth.bundle import MOST_BYTES
-from videoxl.synth.evaluate import Scores, evaluate
+from videoxl.synth.evaluate import Scores, evaluate, interval
 from videoxl.synth.files import write_video
 from videoxl.synth.questions import ADVERTISEMENT
 from videoxl.video import FrameChoice, open_video
@@ -93,3 +93,10 @@ def test_without_the_video_it_knows_no_more_than_chance(tmp_path):
     scores = Scores(tmp_path / "scores.json", {})
     evaluate(BUNDLE, scores, "needle", [8], [8], 400, ("no video",), device="cpu")
     assert abs(share(scores.cells[0]) - 0.25) < 3 * (0.1875 / 400) ** 0.5
+
+
+def test_it_knows_the_order_of_cards_better_than_chance(tmp_path):
+    """Four tries a video, the right order in every place: an answer by letter alone gets a quarter of them."""
+    scores = Scores(tmp_path / "scores.json", {})
+    evaluate(BUNDLE, scores, "ordering", [16], [8], 24, device="cpu")
+    assert interval(scores.cells[0]["tries_right"], scores.cells[0]["tries"])[0] > 0.25

@@ -1,6 +1,6 @@
 """Questions of the synthetic world: right answers, and options that do not give them away."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -8,10 +8,12 @@ import pytest
 from videoxl.synth.cards import COLOUR_NAMES, Card, all_cards, draw_cards
 from videoxl.synth.evaluate import interval
 from videoxl.synth.questions import (
+    MOST_CARDS,
     NEEDLES,
     NONE_SUCH,
     ORDINALS,
     RELATIONS,
+    SIMPLE,
     advertisement,
     ask,
     choose_card,
@@ -24,6 +26,7 @@ from videoxl.synth.questions import (
     is_before,
     is_shape_shown,
     is_shown,
+    letter_of,
     list_cards,
     next_card,
     no_such,
@@ -150,6 +153,21 @@ def test_four_tries_put_the_right_option_in_every_place():
         assert all(sorted(q.options) == sorted(item.questions[0].options) for q in item.questions)
 
 
+@pytest.mark.parametrize("most", [4, MOST_CARDS])
+def test_a_row_of_numbers_says_little_about_which_is_right(most):
+    """A number that only one row of training holds, or that most often is right in its row, would be a guess."""
+    source, rows = rng(8), defaultdict(Counter)
+    for _ in range(6000):
+        cards = sample_cards(source, most, several=True)
+        asked = cards and cards[0].colour is not None and (len(cards) > 1 or source.random() < SIMPLE)
+        if asked:
+            question = choose_count(source, cards, False)
+            rows[min(map(int, question.options))][question.options[question.right]] += 1
+    assert set(rows) == {1, 2, 3}, "as in tests"
+    for numbers in rows.values():
+        assert max(numbers.values()) < 0.6 * sum(numbers.values())
+
+
 def test_answers_about_order_number_and_absence():
     assert count(rng(), TRAIN, False).answer == "3"
     asked = next_card(rng(), TRAIN, False)
@@ -174,6 +192,21 @@ def test_answers_about_order_number_and_absence():
     assert number.options[number.right] == "3"
     absent = no_such(rng(), TRAIN, False)
     assert absent.answer == NONE_SUCH and not any(card.shape in absent.text for card in TRAIN)
+
+
+def test_the_letter_of_an_option_is_asked_for_as_often_as_it_is_told_to():
+    source = rng(9)
+    places = Counter()
+    for _ in range(400):
+        question = letter_of(source, TRAIN, False)
+        option = question.text.removeprefix("Which letter stands before ").split("?\n")[0]
+        assert question.options[question.right] == option and question.answer == "ABCD"[question.right]
+        places[question.answer] += 1
+    assert set(places) == set("ABCD") and min(places.values()) > 60
+    for letters, (least, most) in {0.0: (0, 0), 0.2: (0.15, 0.25)}.items():
+        asked = [each.kind for _ in range(200) for each in ask(source, TRAIN, 5, letters=letters)]
+        assert least * len(asked) <= asked.count("letter") <= most * len(asked)
+    assert not any(each.kind == "letter" for _ in range(50) for each in ask(source, [], 5, letters=1.0))
 
 
 def test_a_card_leads_to_its_place_and_a_place_to_its_card():

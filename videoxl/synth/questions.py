@@ -1,8 +1,8 @@
 """Questions about stories, with answers.
 
 No question can be answered from its options: in a choice among cards, every colour and every shape stands in equally
-many options; the place of the right number among the numbers offered is uniform; letters are uniform. (Which of two or
-three cards is first or last can be guessed among four options in 28 % of cases; tests do not ask for it.)
+many options; of a row of numbers each is right about equally often (exactly so in tests); letters are uniform.
+(Which of two or three cards is first or last can be guessed among four options in 28 % of cases; no test asks for it.)
 """
 
 from __future__ import annotations
@@ -191,10 +191,10 @@ def count(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Qu
 
 
 def choose_count(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, first: int | None = None) -> Question:
-    """Four numbers in a row from `first` on (None: any row from 1 on that holds the right one)."""
+    """Four numbers in a row from `first` on (None: any row of 1 to `MOST_CARDS` that holds the right one)."""
     text = "How many cards are shown in this video?"
     if first is None:
-        first = int(rng.integers(max(1, len(cards) - 3), len(cards) + 1))
+        first = int(rng.integers(max(1, len(cards) - 3), min(len(cards), MOST_CARDS - 3) + 1))
     wrong = [str(number) for number in range(first, first + 4) if number != len(cards)]
     return _shuffled_choice(rng, "counting", text, str(len(cards)), wrong)
 
@@ -258,6 +258,13 @@ def choose_order(rng: np.random.Generator, cards: Sequence[Card], held_out: bool
     return _shuffled_choice(rng, "ordering", text, ", ".join(names), orders)
 
 
+def letter_of(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+    """Which letter an option has, any of the four: half of what a choice asks, and nothing about the story."""
+    choice = _ask_one(rng, cards, held_out, CHOICES)
+    place = int(rng.integers(len(choice.options)))
+    return _choice("letter", f"Which letter stands before {choice.options[place]}?", choice.options, place)
+
+
 Maker = Callable[[np.random.Generator, Sequence[Card], bool], Question]
 # (maker, least cards, most cards, weight)
 NEEDLES: tuple[tuple[Maker, int, int, float], ...] = (
@@ -276,8 +283,8 @@ LONE: tuple[tuple[Maker, int, int, float], ...] = (
 )
 RELATIONS: tuple[tuple[Maker, int, int, float], ...] = (
     (no_such, 0, MOST_CARDS, 1.0),
-    (count, 0, MOST_CARDS, 1.0),
-    (choose_count, 1, MOST_CARDS, 2.0),
+    (count, 0, MOST_CARDS, 1.5),
+    (choose_count, 1, MOST_CARDS, 3.0),
     (first_card, 2, MOST_CARDS, 1.0),
     (nth_card, 2, MOST_CARDS, 1.0),
     (place_of, 2, MOST_CARDS, 6.0),
@@ -287,20 +294,40 @@ RELATIONS: tuple[tuple[Maker, int, int, float], ...] = (
     (list_cards, 2, 4, 2.0),
     (choose_order, 3, 4, 5.0),
 )
+CHOICES: tuple[tuple[Maker, int, int, float], ...] = (
+    (choose_card, 1, MOST_CARDS, 1.0),
+    (choose_colour, 1, MOST_CARDS, 1.0),
+    (choose_shape, 1, MOST_CARDS, 1.0),
+    (choose_first, 2, MOST_CARDS, 1.0),
+    (choose_order, 3, 4, 1.0),
+)
 SIMPLE = 0.4  # a video with at most one card gets so much of a stage's share of relations: there is little to relate
 
 
 def ask(
-    rng: np.random.Generator, cards: Sequence[Card], number: int, held_out: bool = False, relations: float = 0.25
+    rng: np.random.Generator,
+    cards: Sequence[Card],
+    number: int,
+    held_out: bool = False,
+    relations: float = 0.25,
+    letters: float = 0.0,
 ) -> list[Question]:
-    """`number` questions about a video with these cards; a share of `relations` asks for order, number or absence."""
+    """`number` questions about a video with these cards.
+
+    Args:
+        relations: share of those about order, number or absence. letters: share of those about an option's letter.
+    """
     share = relations if len(cards) > 1 else SIMPLE * relations
-    if any(card.colour is None for card in cards):
-        return [_styled(rng, _ask_one(rng, cards, held_out, LONE)) for _ in range(number)]
-    return [
-        _styled(rng, _ask_one(rng, cards, held_out, RELATIONS if rng.random() < share else NEEDLES))
-        for _ in range(number)
-    ]
+    questions = []
+    for _ in range(number):
+        if any(card.colour is None for card in cards):
+            question = _ask_one(rng, cards, held_out, LONE)
+        elif letters and cards and rng.random() < letters:
+            question = letter_of(rng, cards, held_out)
+        else:
+            question = _ask_one(rng, cards, held_out, RELATIONS if rng.random() < share else NEEDLES)
+        questions.append(_styled(rng, question))
+    return questions
 
 
 def _styled(rng: np.random.Generator, question: Question) -> Question:

@@ -27,7 +27,7 @@ def make_clip(rng: np.random.Generator, family: str, num_frames: int) -> np.ndar
     return numbers
 
 
-LOOKALIKES = {"empty cards": 0.4, "shapes": 0.15, "lone shapes": 0.15, "letters": 0.1, "flashes": 0.2}
+LOOKALIKES = {"empty cards": 0.5, "shapes": 0.1, "lone shapes": 0.1, "letters": 0.1, "flashes": 0.2}
 """Families with something that could be taken for a card, and how often each is drawn where one of them is wanted.
 In flashes a bright scene looks like paper.
 

@@ -86,34 +86,34 @@ _RATIOS = "--beacon_ratio 2 4 8 16"
 GPU_STAGES = (
     # Tower and decoder learn apart, the one on classes, the other on stories in words; then visual tokens learn to look
     # like words. Without any of the three the joint task stands still for longer than all stages take together.
-    Stage("vision", "patches", 1300, 1e-3, rows=256, flags=_flags(f"--muon_lr 6e-3 {_COSINE}")),
+    Stage("vision", "patches", 1200, 1e-3, rows=256, flags=_flags(f"--muon_lr 6e-3 {_COSINE}")),
     Stage(
-        "words", "text", 1400, 1e-3, rows=128, relations=0.25, parts=DECODER, flags=_flags(
+        "words", "text", 1200, 1e-3, rows=128, relations=0.25, parts=DECODER, flags=_flags(
             "--muon_lr 4e-3 --lr_scheduler_type warmup_stable_decay --warmup_steps 50 "
             "--lr_scheduler_kwargs {\"num_decay_steps\":300,\"min_lr_ratio\":0.25}"
         ),
     ),
     # What one card is comes first; with as many questions about several, neither was learnt in these steps.
     Stage(
-        "orders", "text", 500, 7e-4, rows=128, relations=0.6, parts=DECODER,
+        "orders", "text", 360, 7e-4, rows=128, relations=0.6, parts=DECODER,
         flags=_flags(f"--muon_lr 3e-3 {_COSINE}"),
     ),
     Stage("matching", "words of pictures", 250, 1e-3, rows=256, flags=_flags(_COSINE)),
     # From here on the tower stands still: with named cards alone it learns again which shapes go with a colour.
     # All visual tokens are kept at first: beacons learn to sum up in seconds once something reads visual tokens at all.
     Stage(
-        "pictures", "video", 200, 1e-3, frames=(2, 4), frames_a_step=256, questions=4, clip_frames=(1, 3), caption=True,
+        "pictures", "video", 180, 1e-3, frames=(2, 4), frames_a_step=320, questions=4, clip_frames=(1, 3), caption=True,
         words=0.3, parts=STILL_TOWER, relations=0.0, flags=_flags(f"--muon_lr 1.5e-3 {_STEADY} --beacon_ratio 0"),
     ),
     Stage(
-        "summaries", "video", 220, 1e-3, frames=(1, 2, 4, 8), frames_a_step=256, questions=6, clip_frames=(1, 3),
-        several=True, caption=True, parts=STILL_TOWER, relations=0.3, pictures=0.1, words=0.3,
+        "summaries", "video", 200, 1e-3, frames=(1, 2, 4, 8), frames_a_step=320, questions=6, clip_frames=(1, 3),
+        caption=True, parts=STILL_TOWER, relations=0.15, pictures=0.1, words=0.3,
         flags=_flags(f"--muon_lr 1.5e-3 {_STEADY} {_RATIOS}"),
     ),
     # Where cards stand is learnt here: from videos long enough for three or four of them.
     Stage(
-        "clips", "video", 520, 1e-3, frames=(6, 8, 12, 16), frames_a_step=384, questions=16, clip_frames=(1, 8),
-        several=True, caption=True, parts=STILL_TOWER, relations=0.8, pictures=0.05, words=0.2,
+        "clips", "video", 450, 1e-3, frames=(6, 8, 12, 16), frames_a_step=512, questions=16, clip_frames=(1, 8),
+        several=True, caption=True, parts=STILL_TOWER, relations=0.5, pictures=0.05, words=0.2,
         flags=_flags(
             "--muon_lr 1.5e-3 --lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":3e-4} "
             f"--warmup_steps 10 --position_gap_max 8000 {_RATIOS}"
@@ -121,14 +121,14 @@ GPU_STAGES = (
     ),
     Stage(
         "minutes", "video", 160, 7e-4, frames=(16, 32, 64), frames_a_step=1024, questions=12, most_cards=6,
-        several=True, relations=0.5, lookalikes=0.15, words=0.2, parts=STILL_TOWER,
+        several=True, relations=0.3, lookalikes=0.15, words=0.2, parts=STILL_TOWER,
         flags=_flags(
             f"--muon_lr 1e-3 {_STEADY} {_RATIOS} 0 --beacon_ratio_mix step-random --position_gap_max 12000"
         ),
     ),
     Stage(
-        "long", "video", 130, 6e-4, frames=(64, 128, 256, 512), frames_a_step=3072, questions=20, most_cards=6,
-        clip_frames=(1, 12), several=True, relations=0.25, lookalikes=0.6, words=0.15, parts=STILL_TOWER,
+        "long", "video", 140, 6e-4, frames=(64, 128, 256, 512), frames_a_step=2560, questions=20, most_cards=6,
+        clip_frames=(1, 12), several=True, relations=0.2, lookalikes=0.6, words=0.15, parts=STILL_TOWER,
         flags=_flags(
             f"--muon_lr 9e-4 {_COSINE} --beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"
         ),

@@ -23,7 +23,7 @@ from videoxl.synth.stage_runs import prepare_device, train_stages
 QUICK = {
     "gpu": (
         ("needle", (64, 256), (8, 16), 140, ("beacon",)),
-        ("needle", (1024,), (8,), 50, ("beacon",)),
+        ("needle", (1024,), (8,), 28, ("beacon",)),
         ("ordering", (64,), (8,), 60, ("beacon",)),
         ("counting", (64,), (8,), 60, ("beacon",)),
         ("advertisement", (64,), (8,), 60, ("beacon",)),

@@ -34,7 +34,7 @@ WORDS_RELATIONS = 0.5  # share of those about order, number and absence, where t
 # Share of stories in words of which every token is learnt, those of questions and options too. The letter that stands
 # before an option is learnt in this way; from answers alone some seeds never learn to name it.
 WORDS_WHOLE = 0.2
-WORDS_LETTERS = 0.2  # share of their questions that ask for an option's letter: many a seed reads the card and not it
+WORDS_LETTERS = 0.2  # share of their questions about the letter of an option: seeds differ in whether they learn it
 WITH_CARD = 0.8  # share of labelled pictures
 OVERLAID = 0.75  # share of labelled cards laid over a scene: their shapes are small, and nearly all errors are there
 NAMELESS = 0.75  # share of labelled cards whose colour has no name

@@ -111,11 +111,12 @@ def test_what_needs_records_is_refused_for_a_stream(small_base, tmp_path, capsys
 
 
 def test_some_videos_are_of_one_family_that_looks_like_cards(small_base, monkeypatch):
-    """And stories in words have as many questions about relations as their stage says, where it is one of words."""
+    """Stories in words have as many questions about relations as their stage says, where it is one of words, and they
+    alone ask for letters."""
     told, shares = [], []
     tell, ask = streams.tell, streams.ask
     monkeypatch.setattr(streams, "tell", lambda *given, **more: told.append(given[3:]) or tell(*given, **more))
-    monkeypatch.setattr(streams, "ask", lambda *given, **more: shares.append(more["relations"]) or ask(*given, **more))
+    monkeypatch.setattr(streams, "ask", lambda *given, **more: shares.append(more) or ask(*given, **more))
     stage = Stage("clips", "video", 1, 1e-3, frames=(2,), frames_a_step=120, lookalikes=0.5, relations=0.1)
     samples, _ = stream(small_base, stage)
     for index in samples.batches[0]:
@@ -127,7 +128,9 @@ def test_some_videos_are_of_one_family_that_looks_like_cards(small_base, monkeyp
     stream(small_base, words)[0][0, 0]
     mixed = Stage("clips", "video", 1, 1e-3, frames_a_step=1, words=1.0)
     stream(small_base, mixed)[0][0, 0]
-    assert shares == [0.1] * 60 + [0.7, streams.WORDS_RELATIONS]
+    letters = {"letters": streams.WORDS_LETTERS}
+    in_words = [{"relations": 0.7, **letters}, {"relations": streams.WORDS_RELATIONS, **letters}]
+    assert shares == [{"relations": 0.1}] * 60 + in_words and streams.WORDS_LETTERS > 0
 
 
 def test_the_small_size_has_only_stages_of_the_large_one():

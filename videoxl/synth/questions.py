@@ -1,8 +1,9 @@
 """Questions about stories, with answers.
 
-No question can be answered from its options: in a choice among cards, every colour and every shape stands in equally
-many options; of a row of numbers each is right about equally often (exactly so in tests); letters are uniform.
-(Which of two or three cards is first or last can be guessed among four options in 28 % of cases; no test asks for it.)
+No question but that about a letter can be answered from its options: in a choice among cards, every colour and every
+shape stands in equally many options; rows of numbers are those of tests, where each of a row is right equally often;
+letters are uniform. (In training 1 is right in half of the rows that hold it, for videos with one card have fewer other
+things to ask for; which of two or three cards is first or last can be guessed in 28 % of cases, and no test asks it.)
 """
 
 from __future__ import annotations
@@ -315,7 +316,8 @@ def ask(
     """`number` questions about a video with these cards.
 
     Args:
-        relations: share of those about order, number or absence. letters: share of those about an option's letter.
+        letters: share of those about an option's letter, where there are cards with named colours.
+        relations: share of the others about order, number or absence.
     """
     share = relations if len(cards) > 1 else SIMPLE * relations
     questions = []

@@ -31,7 +31,7 @@ class Stage:
         most_cards: in a video.
         clip_frames: least and most frames of a scene.
         several: whether most videos have several cards: with one, its colour is right whatever is asked for.
-        relations: share of questions about order, number and absence.
+        relations: share of questions about order, number and absence (in words: of those that ask for no letter).
         lookalikes: share of videos whose scenes are all of one family that could be taken for a card.
         caption: whether some of the questions ask for a description.
         pictures: share of batches that are pictures (a region of 576 tokens) and not videos.

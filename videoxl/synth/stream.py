@@ -32,9 +32,9 @@ WORDS_ROWS = 64  # of a batch of them among videos
 WORDS_QUESTIONS = 8  # about each
 WORDS_RELATIONS = 0.5  # share of those about order, number and absence, where the stage is one of videos
 # Share of stories in words of which every token is learnt, those of questions and options too. The letter that stands
-# before an option is learnt in this way; from answers alone some seeds never learn to name it.
+# before an option is learnt in this way; from answers alone some seeds never learn to name it (a few do not even so).
 WORDS_WHOLE = 0.2
-WORDS_LETTERS = 0.2  # share of their questions about the letter of an option: seeds differ in whether they learn it
+WORDS_LETTERS = 0.2  # share of their questions about the letter of an option, which not every seed learns to name
 WITH_CARD = 0.8  # share of labelled pictures
 OVERLAID = 0.75  # share of labelled cards laid over a scene: their shapes are small, and nearly all errors are there
 NAMELESS = 0.75  # share of labelled cards whose colour has no name

@@ -19,7 +19,7 @@ few=$((samples / 5 > 0 ? samples / 5 : 1))
 # shellcheck disable=SC2086  # a list of lengths
 score --frames $lengths --ratios 8 16 --samples "$samples" --files "${FILES:-25}"
 first=${lengths%% *}
-score --frames "$first" --ratios 8 --samples "$few" --reductions none drop mean "no video"
+score --frames "$first" --ratios 8 16 --samples "$few" --reductions none drop mean "no video"
 for task in ordering counting advertisement; do
     score --frames "$first" --ratios 8 --samples "$few" --task "$task"
 done

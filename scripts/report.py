@@ -30,6 +30,7 @@ KEPT = {
     "no video": "no video at all",
 }
 OTHER_WAYS = tuple(KEPT)[1:]
+WITHOUT_RATIO = ("none", "no video")
 OTHER_TASKS = ("ordering", "counting", "advertisement")
 BUNDLE, NOTHING = "bundle", "-"
 _SHARED = ("task", "frames", "ratio", "reduction", "seed", "samples", "files")  # by the parts of a test
@@ -116,18 +117,18 @@ def by_family(name: str, cells: Sequence[dict]) -> str:
 
 
 def kept(runs: dict[str, list[dict]]) -> str:
-    """What is kept of the visual tokens, at the lengths that were tried with another way than beacons."""
+    """What is kept of the visual tokens, at the lengths and ratios that were tried with another way than beacons."""
+    other = [cell for cells in runs.values() for way in OTHER_WAYS for cell in pick(cells, "needle", way)]
+    tried = sorted({(cell["frames"], cell["ratio"]) for cell in other})
     rows = []
-    lengths = sorted({c["frames"] for cells in runs.values() for way in OTHER_WAYS for c in pick(cells, "needle", way)})
-    for length in lengths:
+    for length in sorted({length for length, _ in tried}):
+        ratios = [ratio for frames, ratio in tried if frames == length and ratio] or [8]
         for reduction, words in KEPT.items():
-            line = []
-            for cells in runs.values():
-                at = [c for c in pick(cells, "needle", reduction) if c["frames"] == length and c["ratio"] in (0, 8)]
-                line.append(share(at[0] if at else None))
-            if any(each != NOTHING for each in line):
-                rows.append([f"{length:,}", words, *line])
-    return "Ways of keeping visual tokens, ratio 8 where there is one:\n\n" + table(["frames", "kept", *runs], rows)
+            for ratio in [0] if reduction in WITHOUT_RATIO else ratios:
+                line = [share(find(pick(cells, "needle", reduction), length, ratio)) for cells in runs.values()]
+                if any(each != NOTHING for each in line):
+                    rows.append([f"{length:,}", words, str(ratio or NOTHING), *line])
+    return "Ways of keeping visual tokens:\n\n" + table(["frames", "kept", "ratio", *runs], rows)
 
 
 def others(runs: dict[str, list[dict]]) -> str:

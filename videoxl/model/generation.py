@@ -22,7 +22,7 @@ from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
 from videoxl.model.cache import SummaryCache
 from videoxl.model.decode_graph import run_ahead
-from videoxl.model.prompt import Prompt, pad_rows, split_prompt
+from videoxl.model.prompt import Prompt, split_prompt
 from videoxl.model.runner import (
     Progress,
     arrange_regions,
@@ -105,7 +105,7 @@ class VideoXLGenerationMixin(GenerationMixin):
             lengths.insert(0, memory.num_visual_tokens)
         _check_skip(prompt, lengths, beacon_skip_first, beacon_skip_last)
 
-        total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + max(map(len, prompt.suffixes))
+        total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + prompt.suffixes.longest
         chooser = make_chooser(self.config, total)
         frames = sum(len(region.pixels[0]) for region in regions if region.modality == "video")
         if frames:
@@ -127,7 +127,7 @@ class VideoXLGenerationMixin(GenerationMixin):
             check_finite(hidden, cache)
 
         expanded, mask = self._expand_prompt(prompt, lengths)
-        cache.has_padding = len({len(suffix) for suffix in prompt.suffixes}) > 1
+        cache.has_padding = not prompt.suffixes.is_even
         kwargs.setdefault("pad_token_id", self.generation_config.pad_token_id)
         if kwargs["pad_token_id"] is None:
             kwargs["pad_token_id"] = _first(self.generation_config.eos_token_id)
@@ -180,7 +180,7 @@ class VideoXLGenerationMixin(GenerationMixin):
     def _expand_prompt(self, prompt: Prompt, lengths: list[int]) -> tuple[Tensor, Tensor]:
         """Expanded ids [B, L] with `vocab_size - 1` for visual tokens, and their mask [B, L]."""
         visual_id = self.config.vocab_size - 1
-        suffix, suffix_mask = pad_rows(prompt.suffixes, visual_id, "left")
+        suffix, suffix_mask = prompt.suffixes.pad(visual_id, "left")
         pieces = []
         for text, length in zip(prompt.texts, lengths):
             pieces += [text, text.new_full((len(text), length), visual_id)]

@@ -26,7 +26,7 @@ from videoxl.model.decoder import VideoXLModel
 from videoxl.model.generation import VideoXLGenerationMixin
 from videoxl.model.gradient_cache import GradientCache
 from videoxl.model.loading import CheckpointLoadingMixin
-from videoxl.model.prompt import pad_rows, split_prompt
+from videoxl.model.prompt import split_prompt
 from videoxl.model.runner import arrange_regions, make_chooser, read_context
 from videoxl.model.training import TrainingOptions, training_loss
 
@@ -129,7 +129,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             images if images is not None else [], modalities, num_videos, prompt.num_regions, model
         )
         total = sum(text.shape[1] for text in prompt.texts) + sum(region.length(model) for region in regions)
-        total += max(map(len, prompt.suffixes))
+        total += prompt.suffixes.longest
         chooser = make_chooser(self.config, total, seed=ratio_seed)
         if labels is not None:
             loss, count, cache = training_loss(self, prompt, regions, chooser, options)
@@ -140,7 +140,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         cache = (GradientCache if torch.is_grad_enabled() else SummaryCache)(len(model.layers))
         for _ in read_context(model, prompt, regions, cache, chooser):
             pass
-        suffix, _ = pad_rows(prompt.suffixes, 0, "right")
+        suffix, _ = prompt.suffixes.pad(0, "right")
         hidden = model.text_step(model.embed_tokens(suffix.to(model.input_device)), cache)
         return VideoXLOutput(
             logits=self.lm_head(_keep(hidden, logits_to_keep)),

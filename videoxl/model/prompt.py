@@ -5,6 +5,7 @@ Shape letters: B rows, L tokens of a row with one placeholder a region, t tokens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,19 +16,70 @@ from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import BatchError, PromptError
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Ids of B rows of any lengths, on the CPU. A training batch has hundreds, so they are handled together.
+
+    Attributes:
+        values: [B, t_max] int64, each row from the left; what stands behind its end means nothing.
+        lengths: [B] int64; the longest is t_max.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
+        """From lists of ids."""
+        lengths = np.array([len(row) for row in rows])
+        values = np.zeros((len(rows), lengths.max()), dtype=np.int64)
+        for place, row in enumerate(rows):
+            values[place, : len(row)] = row
+        return cls(values, lengths)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def longest(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows are equally long."""
+        return bool((self.lengths == self.longest).all())
+
+    def pad(self, value: int, side: str) -> tuple[Tensor, Tensor | None]:
+        """[B, t_max] with `value` as padding, and its mask of the same shape, which is None without padding.
+
+        Args:
+            side: where padding goes: `left` for generation, `right` for training.
+        """
+        if self.is_even:
+            return torch.from_numpy(self.values), None
+        values, columns = self.values, np.arange(self.longest)
+        if side == "left":
+            columns = columns - (self.longest - self.lengths[:, None])
+            values = np.take_along_axis(values, columns.clip(min=0), axis=1)
+            inside = columns >= 0
+        else:
+            inside = columns < self.lengths[:, None]
+        return torch.from_numpy(np.where(inside, values, value)), torch.from_numpy(inside.astype(np.int64))
+
+
 @dataclass
 class Prompt:
     """Rows of equal structure: text, region, text, ..., region, text.
 
     Attributes:
         texts: [B, t] ids before each region, equally long in every row (t may be 0). One entry a region.
-        suffixes: ids behind the last region, a tensor [t] a row, of any lengths.
+        suffixes: ids behind the last region, of any lengths.
         labels: `texts`' and `suffixes`' labels in the same form, or None.
     """
 
     texts: list[Tensor]
-    suffixes: list[Tensor]
-    labels: tuple[list[Tensor], list[Tensor]] | None = field(default=None)
+    suffixes: Rows
+    labels: tuple[list[Tensor], Rows] | None = field(default=None)
 
     @property
     def num_regions(self) -> int:
@@ -50,68 +102,66 @@ def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels
     stray = ids[(ids < 0) & (ids != IMAGE_TOKEN_INDEX)]
     if stray.size:
         raise PromptError(f"input_ids holds {stray[0]}; only {IMAGE_TOKEN_INDEX} (a visual region) may be negative")
-    rows, label_rows = [], []
-    for index, row in enumerate(ids):
-        keep = slice(None) if mask is None else mask[index].astype(bool)
-        row = row[keep]
-        cuts = np.flatnonzero(row == IMAGE_TOKEN_INDEX).tolist()
-        rows.append(_cut(row, cuts))
-        if labels is not None:
-            label_rows.append(_cut(labels[index][keep], cuts))
-    lengths = [[len(text) for text in row[:-1]] for row in rows]
-    if any(row != lengths[0] for row in lengths):
-        raise BatchError(
-            "rows of a batch need the same text lengths before each visual region (only the text behind the last one "
-            f"may differ); the rows have {lengths} tokens. Send the rows one by one, or group them by length"
-        )
-    if any(len(row[-1]) == 0 for row in rows):
+    kept = np.full(len(ids), ids.shape[1])
+    if mask is not None:
+        kept, ids, labels = _without_padding(mask.astype(bool), ids, labels)
+    cuts = _find_cuts((ids == IMAGE_TOKEN_INDEX) & (np.arange(ids.shape[1]) < kept[:, None]))
+    start = cuts[-1] + 1 if cuts else 0
+    if (kept == start).any():
         raise PromptError("the prompt ends with a visual region; put text (at least the assistant's turn) behind it")
-    prompt = Prompt(*_columns(rows))
+    prompt = Prompt(*_split(ids, cuts, kept - start))
     if labels is not None:
-        prompt.labels = _columns(label_rows)
+        prompt.labels = _split(labels, cuts, kept - start)
     return prompt
 
 
-def _cut(row: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
-    edges = [-1, *cuts, len(row)]
-    return [row[left + 1 : right] for left, right in zip(edges[:-1], edges[1:])]
+def _without_padding(
+    keep: np.ndarray, ids: np.ndarray, labels: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Lengths [B] of rows without what `keep` [B, L] leaves out, and the rows, moved to the left."""
+    lengths = keep.sum(axis=1)
+    both = [ids, labels]
+    if (keep[:, 1:] > keep[:, :-1]).any():  # padding before text
+        order = np.argsort(~keep, axis=1, kind="stable")
+        both = [x if x is None else np.take_along_axis(x, order, axis=1) for x in both]
+    return lengths, *(x if x is None else x[:, : lengths.max()] for x in both)
 
 
-def _columns(rows: list[list[np.ndarray]]) -> tuple[list[Tensor], list[Tensor]]:
-    texts = [torch.from_numpy(np.stack([row[i] for row in rows])) for i in range(len(rows[0]) - 1)]
-    return texts, [torch.from_numpy(row[-1]) for row in rows]
+def _find_cuts(places: np.ndarray) -> list[int]:
+    """Columns of the placeholders, the same in every row of `places` [B, t]; else a `BatchError`."""
+    numbers, columns = places.sum(axis=1), np.nonzero(places)[1]
+    if (places == places[0]).all():
+        return columns[: numbers[0]].tolist()
+    of_rows = np.split(columns, numbers.cumsum()[:-1])
+    lengths = [(np.diff(of_row, prepend=-1) - 1).tolist() for of_row in of_rows]
+    raise BatchError(
+        "rows of a batch need the same text lengths before each visual region (only the text behind the last one "
+        f"may differ); the rows have {lengths} tokens. Send the rows one by one, or group them by length"
+    )
 
 
-def pad_rows(rows: list[Tensor], value: int, side: str) -> tuple[Tensor, Tensor | None]:
-    """Stack int64 rows [t] on the CPU, of any lengths, to [B, t_max]; the mask [B, t_max] is None without padding.
-
-    Args:
-        side: where padding goes: `left` for generation, `right` for training.
-    """
-    longest = max(len(row) for row in rows)
-    if all(len(row) == longest for row in rows):
-        return torch.stack(rows), None
-    stacked = np.full((len(rows), longest), value)
-    mask = np.zeros_like(stacked)
-    for index, row in enumerate(rows):
-        place = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
-        stacked[index, place] = row.numpy()
-        mask[index, place] = 1
-    return torch.from_numpy(stacked), torch.from_numpy(mask)
+def _split(rows: np.ndarray, cuts: list[int], behind: np.ndarray) -> tuple[list[Tensor], Rows]:
+    """Texts before each of `cuts`, and what stands behind the last one, `behind` [B] tokens."""
+    edges = [-1, *cuts]
+    texts = [torch.from_numpy(rows[:, left + 1 : right]) for left, right in zip(edges[:-1], edges[1:])]
+    return texts, Rows(rows[:, edges[-1] + 1 :], behind)
 
 
-def shifted_labels(prompt: Prompt, region_lengths: list[int]) -> list[Tensor]:
+def shifted_labels(prompt: Prompt, region_lengths: list[int], times: int = 1) -> list[Tensor]:
     """What each step's tokens have to predict: labels moved left once over the whole expanded sequence.
 
+    Args:
+        times: rows that share what stands before the suffix; labels there are those of the first of them.
+
     Returns:
-        [B, t] for each text and each region in order, then for the suffix (padded on the right).
+        [B / times, t] for each text and each region in order, then [B, t] for the suffix (padded on the right).
     """
     texts, suffixes = prompt.labels
-    suffix, _ = pad_rows(suffixes, IGNORE_INDEX, "right")
+    suffix, _ = suffixes.pad(IGNORE_INDEX, "right")
     pieces = []
     for text, length in zip(texts, region_lengths):
-        pieces += [text, text.new_full((len(text), length), IGNORE_INDEX)]
-    pieces.append(suffix)
-    whole = torch.cat(pieces, dim=1)
-    whole = torch.cat([whole[:, 1:], whole.new_full((len(whole), 1), IGNORE_INDEX)], dim=1)
-    return list(whole.split([piece.shape[1] for piece in pieces], dim=1))
+        shared = text[::times]
+        pieces += [shared, shared.new_full((len(shared), length), IGNORE_INDEX)]
+    context = torch.cat([*pieces, suffix[::times, :1]], dim=1)[:, 1:]
+    last = torch.cat([suffix[:, 1:], suffix.new_full((len(suffix), 1), IGNORE_INDEX)], dim=1)
+    return [*context.split([piece.shape[1] for piece in pieces], dim=1), last]

@@ -31,7 +31,7 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import VideoXLModel
 from videoxl.model.gradient_cache import GradientCache
 from videoxl.model.plan import RatioChooser, WindowStep, group_windows, plan_region
-from videoxl.model.prompt import Prompt, pad_rows, shifted_labels
+from videoxl.model.prompt import Prompt, Rows, shifted_labels
 from videoxl.model.runner import Region, encode_frames, iter_features, warn_of_unsummarised, windows_at_once
 from videoxl.model.transfer import send
 
@@ -107,8 +107,7 @@ def training_loss(
     times = options.questions_per_video
     shared = _context_rows(prompt, times)
     lengths = [region.length(inner) for region in regions]
-    targets = shifted_labels(prompt, lengths)
-    context_targets, suffix_targets = [part[::times] for part in targets[:-1]], targets[-1]
+    *context_targets, suffix_targets = shifted_labels(prompt, lengths, times)
     count = sum((part != IGNORE_INDEX).sum() for part in (*context_targets, suffix_targets))
 
     groups = _plan_groups(inner.config, chooser, lengths, len(shared[0]) if shared else 1, options)
@@ -165,9 +164,9 @@ def _context_rows(prompt: Prompt, times: int) -> list[Tensor]:
     return firsts
 
 
-def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: Rows) -> tuple[list[Tensor], Tensor]:
     """Embeddings of all text in one call, however many pieces it comes in: `texts` and the padded suffix, [B, t, H]."""
-    padded, _ = pad_rows(suffixes, 0, "right")
+    padded, _ = suffixes.pad(0, "right")
     pieces = [*texts, padded]
     ids = torch.cat([piece.flatten() for piece in pieces])
     embedded = inner.embed_tokens(send(ids, inner.input_device))

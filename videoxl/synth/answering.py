@@ -14,7 +14,7 @@ from videoxl.conversation import join_prompt_ids, video_prompt_ids
 from videoxl.image_processing import VideoXLImageProcessor
 from videoxl.model.cache import SummaryCache
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.model.prompt import pad_rows
+from videoxl.model.prompt import Rows
 from videoxl.model.runner import Region, iter_features
 from videoxl.synth.drawing import DrawnFrames
 
@@ -47,12 +47,12 @@ def answer(
     before, _ = video_prompt_ids(tokenizer, "")
     behind = [video_prompt_ids(tokenizer, question)[1] for question in questions]
     if features is None:
-        rows = [torch.tensor([*before, *ids]) for ids in behind]
+        rows = [[*before, *ids] for ids in behind]
         extra = {}
     else:
-        rows = [torch.tensor(join_prompt_ids(before, ids)) for ids in behind]
+        rows = [join_prompt_ids(before, ids) for ids in behind]
         extra = {"images": list(features), "modalities": ["video"]}
-    ids, mask = pad_rows(rows, tokenizer.pad_token_id, "left")
+    ids, mask = Rows.of(rows).pad(tokenizer.pad_token_id, "left")
     mask = torch.ones_like(ids) if mask is None else mask
     ratio_before, model.config.beacon_ratio = model.config.beacon_ratio, [ratio]
     try:
@@ -95,9 +95,9 @@ def answer_reduced(
     inner.text_step(inner.embed_tokens(prefix), cache)
     for part in kept.split(model.config.beacon_window, dim=1):
         inner.text_step(part, cache)
-    behind = [torch.tensor(video_prompt_ids(tokenizer, question)[1]) for question in questions]
-    ids, _ = pad_rows(behind, 0, "right")  # what stands behind a row's last token changes nothing before it
+    behind = Rows.of([video_prompt_ids(tokenizer, question)[1] for question in questions])
+    ids, _ = behind.pad(0, "right")  # what stands behind a row's last token changes nothing before it
     hidden = inner.text_step(inner.embed_tokens(ids.to(inner.input_device)), cache)
-    last = torch.tensor([len(row) - 1 for row in behind], device=hidden.device)
+    last = torch.from_numpy(behind.lengths - 1).to(hidden.device)
     best = model.lm_head(hidden[torch.arange(len(behind), device=hidden.device), last]).argmax(dim=-1)
     return [tokenizer.decode([token], skip_special_tokens=True).strip() for token in best.tolist()]

@@ -28,6 +28,7 @@ from videoxl.synth.testset import Item, TestSet
 
 FRAMES_A_BATCH = {"cpu": 512, "cuda": 32768}
 MOST_ROWS = 128
+LEAST_BATCHES = 4  # where processes make up videos
 TASKS = ("needle", "ordering", "counting", "advertisement")
 REDUCED = ("drop", "mean")
 """Reductions without learnt compression, beside `beacon`, `none` (all tokens kept) and `no video`."""
@@ -190,8 +191,11 @@ class Tally:
 def _batches(
     testset: TestSet, length: int, device: torch.device, workers: int, part: tuple[int, int]
 ) -> Iterator[list[Item]]:
-    rows = max(1, min(MOST_ROWS, FRAMES_A_BATCH.get(device.type, 512) // length))
     indices = list(range(part[0], len(testset), part[1]))
+    rows = min(MOST_ROWS, FRAMES_A_BATCH.get(device.type, 512) // length)
+    if workers:  # a batch is made by one of them: the others shall have some too
+        rows = min(rows, math.ceil(len(indices) / min(workers, LEAST_BATCHES)))
+    rows = max(1, rows)
     batches = [indices[start : start + rows] for start in range(0, len(indices), rows)]
     loader = DataLoader(
         testset, batch_sampler=batches, collate_fn=list, num_workers=workers, prefetch_factor=2 if workers else None

@@ -22,8 +22,9 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         `input_ids`, `attention_mask`, `labels` [B * K, L], padded on the right; `images` (flat, sample by sample: uint8
         [F, S, S, 3] or features [F, P, C]) and `modalities`; and what the trainer needs beside the model's inputs:
         `questions`, `evidence` (frame ranges a region, over all samples), `draw` (epoch and index that seed the
-        draws of the batch), `ids`, `bad`; for the tasks on classes also `classes` [B, attributes],
-        or [B, attributes, P] for patches, and `never` of the same shape where classes are left out.
+        draws of the batch), `ids`, `bad`, `targets` (tokens or classes to learn); for the tasks on classes also
+        `classes` [B, attributes], or [B, attributes, P] for patches, and `never` of the same shape where classes are
+        left out.
     """
     questions = len(samples[0].encoded)
     batch: dict[str, Any] = {
@@ -41,11 +42,12 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
             batch["never"] = torch.stack([torch.as_tensor(sample.never) for sample in samples])
     if questions:
         batch |= _pad([_shared_once(sample) for sample in samples])
+    batch["targets"] = number_of_targets(batch)
     return batch
 
 
 def number_of_targets(batch: dict[str, Any]) -> int:
-    """Tokens, or classes, that a collated batch has labels for."""
+    """Tokens, or classes, that a batch has labels for."""
     targets = batch["classes"] if "classes" in batch else batch["labels"][:, 1:]
     return int((targets != IGNORE_INDEX).sum())
 

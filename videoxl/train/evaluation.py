@@ -14,7 +14,6 @@ from tqdm import tqdm
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.train.adapters import base_of
 from videoxl.train.arguments import shards_parameters
-from videoxl.train.collator import number_of_targets
 from videoxl.train.dataset import Sample, VideoXLDataset
 from videoxl.train.labels import encode_conversation
 
@@ -44,7 +43,7 @@ def evaluate_loss(trainer: VideoXLTrainer, loader: DataLoader) -> dict[str, floa
     total = torch.zeros(3, dtype=torch.float64, device=trainer.args.device)  # loss, labels, right classes
     with fixed_ratio(model, trainer.args.eval_beacon_ratio):
         for batch in tqdm(loader, desc="evaluation", disable=not trainer.is_world_process_zero(), leave=False):
-            number = number_of_targets(batch)
+            number = batch["targets"]
             inputs = trainer.model_inputs(trainer._prepare_inputs(batch))
             if "training_options" in inputs:
                 inputs["training_options"].agree = None

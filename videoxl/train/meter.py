@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from videoxl.model.runner import Region
+from videoxl.model.pooling import visual_length
 
 
 class Meter:
@@ -28,10 +28,10 @@ class Meter:
 
     def add(self, batch: dict[str, Any], outputs, model) -> None:
         """Count one batch."""
-        visual = sum(
-            Region([frames], kind).length(model.model) for frames, kind in zip(batch["images"], batch["modalities"])
-        )
-        self._visual += visual
+        inner = model.model
+        alike = Counter((len(frames), kind) for frames, kind in zip(batch["images"], batch["modalities"]))
+        for (frames, kind), number in alike.items():  # a batch can hold hundreds of pictures
+            self._visual += number * visual_length(frames, inner.vision_tower.num_patches, kind, inner.config)
         if "attention_mask" in batch:
             self._text += int(batch["attention_mask"].sum())  # the mask lies on the CPU: nobody waits for this
         self._windows.update(getattr(outputs, "window_ratios", None) or ())

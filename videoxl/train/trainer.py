@@ -23,7 +23,7 @@ from videoxl.train.adapters import base_of, is_adapted, load_other_weights, save
 from videoxl.train.arguments import TrainingArguments, compute_dtype, shards_parameters
 from videoxl.train.bad_samples import BadSamples
 from videoxl.train.checkpoints import StagedCheckpoints
-from videoxl.train.collator import collate, number_of_targets
+from videoxl.train.collator import collate
 from videoxl.train.dataset import VideoXLDataset
 from videoxl.train.evaluation import evaluate_answers, evaluate_loss
 from videoxl.train.meter import Meter
@@ -31,6 +31,7 @@ from videoxl.train.optimizers import MuonAndOther, is_for_muon
 from videoxl.train.parts import parameter_groups
 from videoxl.train.samplers import Grouping, PlanBatchSampler
 
+ON_THE_DEVICE = ("images", "classes", "never")  # of a collated batch
 DRAWN_AT_ONCE = 1024  # streamed frames whose features are made together
 _GAP_STREAM = 1  # keeps draws of gaps apart from draws of ratios
 
@@ -139,7 +140,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         """Tokens (or classes) that the batches of one step learn, over all processes."""
         if not batch_samples:
             return None
-        count = send(torch.tensor(sum(number_of_targets(batch) for batch in batch_samples)), device)
+        count = send(torch.tensor(sum(batch["targets"] for batch in batch_samples)), device)
         if self.args.world_size > 1:
             dist.all_reduce(count)
         return count.clamp(min=1)
@@ -156,13 +157,13 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Ids and labels stay on the CPU, where prompts are taken apart: to read them back is to wait for the GPU.
+        """Only what a GPU works on goes there.
 
+        Ids and labels stay on the CPU, where prompts are taken apart: to read them back is to wait for the GPU.
         (DistributedDataParallel sends them on all the same.)
         """
-        kept = {name: inputs[name] for name in ("input_ids", "labels", "attention_mask") if name in inputs}
-        moved = super()._prepare_inputs({name: value for name, value in inputs.items() if name not in kept})
-        return {**moved, **kept}
+        moved = super()._prepare_inputs({name: inputs[name] for name in ON_THE_DEVICE if name in inputs})
+        return {**inputs, **moved}
 
     def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, Tensor) and not data.is_floating_point():  # DeepSpeed changes the type of the others

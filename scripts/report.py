@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videoxl.synth.evaluate import interval
+from videoxl.synth.evaluate import WITHOUT_RATIO, interval
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- from here on written by scripts/report.py -->", "<!-- up to here -->"
@@ -30,7 +30,6 @@ KEPT = {
     "no video": "no video at all",
 }
 OTHER_WAYS = tuple(KEPT)[1:]
-WITHOUT_RATIO = ("none", "no video")
 OTHER_TASKS = ("ordering", "counting", "advertisement")
 BUNDLE, NOTHING = "bundle", "-"
 _SHARED = ("task", "frames", "ratio", "reduction", "seed", "samples", "files")  # by the parts of a test
@@ -117,7 +116,10 @@ def by_family(name: str, cells: Sequence[dict]) -> str:
 
 
 def kept(runs: dict[str, list[dict]]) -> str:
-    """What is kept of the visual tokens, at the lengths and ratios that were tried with another way than beacons."""
+    """What is kept of the visual tokens, at the lengths and ratios that were tried with another way than beacons.
+
+    Where only ways without a ratio were tried, they stand beside beacons at ratio 8.
+    """
     other = [cell for cells in runs.values() for way in OTHER_WAYS for cell in pick(cells, "needle", way)]
     tried = sorted({(cell["frames"], cell["ratio"]) for cell in other})
     rows = []
@@ -139,7 +141,7 @@ def others(runs: dict[str, list[dict]]) -> str:
         for length in lengths:
             line = []
             for cells in runs.values():
-                cell = next((c for c in pick(cells, task, "beacon") if c["frames"] == length), None)
+                cell = find(pick(cells, task, "beacon"), length, 8)
                 tries = (
                     f"; {cell['tries_right']}/{cell['tries']} tries" if cell and cell["tries"] != cell["total"] else ""
                 )

@@ -63,6 +63,15 @@ def test_text_must_follow_the_last_region_in_every_row():
         split_prompt(*padded([[1, V, 2], [1, V]], 3, 4))
 
 
+def test_a_mask_or_labels_of_another_shape_are_refused():
+    ids = torch.tensor([[1, V, 2], [3, V, 4]])
+    for other in (ids[:, :2], ids[:1], ids[0]):
+        with pytest.raises(PromptError, match=r"attention_mask has the shape .* and input_ids \[2, 3\]"):
+            split_prompt(ids, other)
+        with pytest.raises(PromptError, match="labels has the shape"):
+            split_prompt(ids, torch.ones_like(ids), other)
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_labels_move_left_over_the_whole_sequence(times):
     rng = np.random.default_rng(0)

@@ -172,6 +172,7 @@ def test_patches_are_labelled_like_the_picture_that_they_are_of(small_base):
         assert sample.classes.shape == (3, 64) and len(sample.visual[0]) == 1  # 112 pixels, patches of 14
     batch = patches.collate([patches[(0, index)] for index in range(3)])
     assert batch["classes"].shape == batch["never"].shape == (3, 3, 64)
+    assert 0 < batch["targets"] == int((batch["classes"] != UNKNOWN).sum())
 
 
 def test_some_batches_among_videos_are_stories_in_words_and_some_of_these_are_learnt_whole(small_base):

@@ -57,6 +57,7 @@ def test_lengths_known_before_reading_are_those_of_what_is_read(parts, data):
             output = model(batch["input_ids"], images=pixels, modalities=batch["modalities"])
             windows = list(output.window_ratios)
             assert output.past_key_values.get_seq_length() == plan.length
+        assert batch["targets"] == sum(label != IGNORE_INDEX for _, labels in sample.encoded for label in labels[1:])
         assert len(windows) == plan.num_windows(1440)
         seen.add((sample.kind, len(sample.visual), plan.num_visual))
     assert seen == {

@@ -90,14 +90,20 @@ class Prompt:
 def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None) -> Prompt:
     """Take rows of `input_ids` [B, L] apart at their placeholders; padding (mask 0) is dropped wherever it stands.
 
-    The result lies on the CPU: every look at a row on a GPU would wait for all that the GPU has yet to do.
+    The result lies on the CPU: every look at a row on a GPU would wait for all that the GPU has yet to do. It may share
+    memory with what is given.
 
     Raises:
-        PromptError: an id below 0 that is no placeholder, or no token behind the last region.
+        PromptError: an id below 0 that is no placeholder, no token behind the last region, or shapes that differ.
         BatchError: rows that differ in their number of regions or in the lengths of text before a region.
     """
     if input_ids.dim() != 2:
         raise PromptError(f"input_ids must be [batch, tokens]; it has the shape {list(input_ids.shape)}")
+    for name, given in (("attention_mask", attention_mask), ("labels", labels)):
+        if given is not None and given.shape != input_ids.shape:
+            raise PromptError(
+                f"{name} has the shape {list(given.shape)} and input_ids {list(input_ids.shape)}; they must be the same"
+            )
     ids, mask, labels = (x if x is None else x.cpu().numpy() for x in (input_ids, attention_mask, labels))
     stray = ids[(ids < 0) & (ids != IMAGE_TOKEN_INDEX)]
     if stray.size:

@@ -11,7 +11,7 @@ from videoxl.errors import CheckpointError
 from videoxl.model.builder import load_pretrained_model
 from videoxl.synth.cards import COLOURS, NUM_TESTED, all_cards
 from videoxl.synth.charts import draw_accuracy, draw_training
-from videoxl.synth.evaluate import interval
+from videoxl.synth.evaluate import WITHOUT_RATIO, interval
 from videoxl.synth.glyphs import SHAPES
 from videoxl.synth.scenes import families
 from videoxl.synth.stages import STAGES
@@ -121,7 +121,7 @@ def _task(cell: dict) -> str:
 
 
 def _ratio(cell: dict) -> str:
-    return "-" if cell["reduction"] in ("none", "no video") else str(cell["ratio"])
+    return "-" if cell["reduction"] in WITHOUT_RATIO else str(cell["ratio"])
 
 
 def _share(cell: dict) -> str:

@@ -28,10 +28,12 @@ from videoxl.synth.testset import Item, TestSet
 
 FRAMES_A_BATCH = {"cpu": 512, "cuda": 32768}
 MOST_ROWS = 128
-LEAST_BATCHES = 4  # where processes make up videos
+BATCHES = 4  # at which small tests aim where processes make up videos
 TASKS = ("needle", "ordering", "counting", "advertisement")
 REDUCED = ("drop", "mean")
-"""Reductions without learnt compression, beside `beacon`, `none` (all tokens kept) and `no video`."""
+"""Reductions without learnt compression, beside `beacon` and those without a ratio."""
+WITHOUT_RATIO = ("none", "no video")
+"""All tokens kept, and none."""
 
 
 class Scores:
@@ -110,7 +112,7 @@ def evaluate(
         wanted = [
             (ratio, reduction)
             for reduction in reductions
-            for ratio in ([0] if reduction in ("none", "no video") else ratios)
+            for ratio in ([0] if reduction in WITHOUT_RATIO else ratios)
             if not scores.has(**test, ratio=ratio, reduction=reduction)
         ]
         if not wanted:
@@ -194,7 +196,7 @@ def _batches(
     indices = list(range(part[0], len(testset), part[1]))
     rows = min(MOST_ROWS, FRAMES_A_BATCH.get(device.type, 512) // length)
     if workers:  # a batch is made by one of them: the others shall have some too
-        rows = min(rows, math.ceil(len(indices) / min(workers, LEAST_BATCHES)))
+        rows = min(rows, math.ceil(len(indices) / min(workers, BATCHES)))
     rows = max(1, rows)
     batches = [indices[start : start + rows] for start in range(0, len(indices), rows)]
     loader = DataLoader(
@@ -211,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", choices=TASKS, default="needle")
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--ratios", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--reductions", nargs="+", default=["beacon"], choices=("beacon", "none", "no video", *REDUCED))
+    parser.add_argument("--reductions", nargs="+", default=["beacon"], choices=("beacon", *WITHOUT_RATIO, *REDUCED))
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--files", type=int, default=0, help="every so manieth video goes through an mp4 file")
     parser.add_argument("--seed", type=int, default=0)

@@ -19,10 +19,10 @@ from videoxl.synth.bundle import write_bundle
 from videoxl.synth.evaluate import Scores, evaluate
 from videoxl.synth.stage_runs import prepare_device, train_stages
 
-# What a run looks at itself; docs/benchmarks.md has more.
+# What a run looks at itself (70: every family at every depth once); docs/benchmarks.md has more.
 QUICK = {
     "gpu": (
-        ("needle", (64, 256), (8, 16), 140, ("beacon",)),
+        ("needle", (64, 256), (8, 16), 70, ("beacon",)),
         ("needle", (1024,), (8,), 28, ("beacon",)),
         ("ordering", (64,), (8,), 60, ("beacon",)),
         ("counting", (64,), (8,), 60, ("beacon",)),

@@ -199,6 +199,7 @@ def _batches(
         rows = min(rows, math.ceil(len(indices) / min(workers, BATCHES)))
     rows = max(1, rows)
     batches = [indices[start : start + rows] for start in range(0, len(indices), rows)]
+    workers = min(workers, len(batches))
     loader = DataLoader(
         testset, batch_sampler=batches, collate_fn=list, num_workers=workers, prefetch_factor=2 if workers else None
     )

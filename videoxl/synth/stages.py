@@ -113,7 +113,7 @@ GPU_STAGES = (
     # Where cards stand is learnt here: from videos long enough for three or four of them.
     Stage(
         "clips", "video", 470, 1e-3, frames=(6, 8, 12, 16), frames_a_step=512, questions=16, clip_frames=(1, 8),
-        several=True, caption=True, parts=STILL_TOWER, relations=0.65, pictures=0.05, words=0.2,
+        several=True, caption=True, parts=STILL_TOWER, relations=0.6, pictures=0.05, words=0.2,
         flags=_flags(
             "--muon_lr 1.5e-3 --lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":3e-4} "
             f"--warmup_steps 10 --position_gap_max 8000 {_RATIOS}"
@@ -121,7 +121,7 @@ GPU_STAGES = (
     ),
     Stage(
         "minutes", "video", 160, 7e-4, frames=(16, 32, 64), frames_a_step=1024, questions=12, most_cards=6,
-        several=True, relations=0.35, lookalikes=0.15, words=0.2, parts=STILL_TOWER,
+        several=True, relations=0.3, lookalikes=0.15, words=0.2, parts=STILL_TOWER,
         flags=_flags(
             f"--muon_lr 1e-3 {_STEADY} {_RATIOS} 0 --beacon_ratio_mix step-random --position_gap_max 12000"
         ),

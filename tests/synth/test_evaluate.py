@@ -55,3 +55,19 @@ def test_without_videos_nothing_is_encoded(small_base, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "encode", lambda *_: pytest.fail("encoded"))
     (cell,) = score(small_base, tmp_path / "scores.json", reductions=("no video",))
     assert cell["total"] == 5 and json.loads((tmp_path / "scores.json").read_text())["cells"] == [cell]
+
+
+def test_processes_that_make_up_videos_change_no_score_and_none_is_idle(small_base, tmp_path, monkeypatch):
+    started, whole = [], module.DataLoader
+
+    def loader(*args, num_workers, **kwargs):
+        started.append(num_workers)
+        return whole(*args, num_workers=num_workers, **kwargs)
+
+    monkeypatch.setattr(module, "DataLoader", loader)
+    cells = []
+    for workers, samples in ((0, 6), (2, 6), (8, 3)):
+        cells += score(small_base, tmp_path / f"{workers}.json", workers=workers, samples=samples)
+    assert started == [0, 2, 3]
+    one, two = ({name: cell[name] for name in ("right", "tries_right", "total", "by")} for cell in cells[:2])
+    assert one == two

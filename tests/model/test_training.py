@@ -12,7 +12,7 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.gradient_cache import GradientCache
 from videoxl.model.plan import WindowStep
 from videoxl.model.runner import windows_at_once
-from videoxl.model.training import AT_LEAST, TRAINED_AT_ONCE, PassCounts, TrainingOptions
+from videoxl.model.training import AT_LEAST, TRAINED_AT_ONCE, PassCounts, TrainingOptions, leaving_out
 
 
 @pytest.fixture
@@ -327,3 +327,29 @@ def test_a_region_count_that_differs_still_meets_the_agreed_number_of_passes(tin
     model(input_ids=ids, labels=ids.clone(), images=images, modalities=["image", "video"], training_options=options)
     assert len(counted) == 9
     assert AT_LEAST.decoder >= 3
+
+
+def test_a_label_can_leave_ids_out_of_the_choice(sample):
+    """What is left out is neither taught nor ruled out: its row of the head has no gradient."""
+    model, arguments = sample
+    plain = gradients(model, **arguments)
+    vocab_size = model.config.vocab_size
+    learnt = arguments["labels"][0, -8:].tolist()
+    unused = next(token for token in range(vocab_size) if token not in learnt)
+    table = torch.zeros(3, vocab_size, dtype=torch.bool)
+    table[1, unused] = True
+    options = TrainingOptions(left_out=table)
+    assert_same(gradients(model, **arguments, training_options=options), plain)  # no label names a row
+
+    labels = arguments["labels"].clone()
+    labels[0, -8:] = torch.tensor([leaving_out(token, 1) for token in learnt])
+    loss, found = gradients(model, **(arguments | {"labels": labels}), training_options=options)
+    assert 0 < loss < plain[0]
+    assert plain[1]["lm_head.weight"][unused].abs().sum() > 0
+    assert found["lm_head.weight"][unused].abs().sum() == 0
+
+    table[2] = True
+    table[2, learnt[-1]] = False  # nothing else can be chosen for the last label
+    labels = torch.full_like(labels, IGNORE_INDEX)
+    labels[0, -1] = leaving_out(learnt[-1], 2)
+    assert gradients(model, **(arguments | {"labels": labels}), training_options=options)[0] == 0

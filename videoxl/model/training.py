@@ -41,6 +41,13 @@ if TYPE_CHECKING:
 LOGITS_AT_ONCE = 1024 * 152_064  # made for the loss: 0.6 GB in fp32, 1024 rows of Qwen2's vocabulary
 TRAINED_AT_ONCE = 24_576 * 18_944  # of the MLP's middle in one layer: 17 windows of a 7B model, 0.9 GB in 16 bits
 
+_ID_BITS = 32  # of a label; above them stands the row of `TrainingOptions.left_out`
+
+
+def leaving_out(label: int, row: int) -> int:
+    """A label whose loss leaves out the ids in this row of `TrainingOptions.left_out`."""
+    return label | row << _ID_BITS
+
 
 @dataclass(frozen=True)
 class PassCounts:
@@ -77,6 +84,8 @@ class TrainingOptions:
             read without, except those that hold evidence.
         evidence: for each region, visual tokens as half-open ranges that hold what the answer needs.
         agree: makes all processes run the same passes; None in a single one.
+        left_out: bool [n, V], ids that cannot be chosen where a label names a row (`leaving_out`); None: none names
+            one.
     """
 
     questions_per_video: int = 1
@@ -85,6 +94,7 @@ class TrainingOptions:
     bptt_windows: int | None = None
     evidence: Sequence[Sequence[tuple[int, int]]] = field(default_factory=list)
     agree: Agree | None = None
+    left_out: Tensor | None = None
 
 
 def training_loss(
@@ -138,7 +148,7 @@ def training_loss(
     cache = GradientCache(len(inner.layers), uniform=together, defers_norm=True)
     cache.beacon = beacon
     gaps = _Gaps(options)
-    rows = _LabelledRows(keep_all=together)
+    rows = _LabelledRows(together, options.left_out)
     read = 0
     joined = torch.cat(context_targets, dim=1) if context_targets else None
     for hidden in _read_context(inner, cache, texts, features, groups, gaps):
@@ -276,8 +286,9 @@ class _LabelledRows:
     With `keep_all` steps without any stay connected to the loss, so that all of them take part in the way back.
     """
 
-    def __init__(self, keep_all: bool):
+    def __init__(self, keep_all: bool, left_out: Tensor | None):
         self._keep_all = keep_all
+        self._left_out = left_out
         self._rows: list[Tensor] = []
         self._wanted: list[Tensor] = []
 
@@ -299,10 +310,17 @@ class _LabelledRows:
             part = rows[index * at_once : (index + 1) * at_once]
             if len(part):
                 goal = wanted[index * at_once : (index + 1) * at_once]
-                loss = loss + F.cross_entropy(head(part).float(), goal, reduction="sum")
+                loss = loss + self._cross_entropy(head(part).float(), goal)
             else:
                 loss = loss + 0.0 * head(rows.new_zeros(1, rows.shape[1])).float().sum()
         return loss + 0.0 * rows.float().sum()
+
+    def _cross_entropy(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        if self._left_out is not None:
+            left_out = send(self._left_out, logits.device)
+            logits = logits.masked_fill(left_out[wanted >> _ID_BITS], -torch.inf)
+            wanted = wanted & ((1 << _ID_BITS) - 1)
+        return F.cross_entropy(logits, wanted, reduction="sum")
 
 
 class _Blanks:

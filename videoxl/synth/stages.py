@@ -88,7 +88,7 @@ GPU_STAGES = (
     # like words. Without any of the three the joint task stands still for longer than all stages take together.
     Stage("vision", "patches", 1150, 1e-3, rows=256, flags=_flags(f"--muon_lr 6e-3 {_COSINE}")),
     Stage(
-        "words", "text", 1100, 1e-3, rows=128, relations=0.25, parts=DECODER, flags=_flags(
+        "words", "text", 1200, 1e-3, rows=128, relations=0.25, parts=DECODER, flags=_flags(
             "--muon_lr 4e-3 --lr_scheduler_type warmup_stable_decay --warmup_steps 50 "
             "--lr_scheduler_kwargs {\"num_decay_steps\":300,\"min_lr_ratio\":0.25}"
         ),
@@ -112,7 +112,7 @@ GPU_STAGES = (
     ),
     # Where cards stand is learnt here: from videos long enough for three or four of them.
     Stage(
-        "clips", "video", 470, 1e-3, frames=(6, 8, 12, 16), frames_a_step=512, questions=16, clip_frames=(1, 8),
+        "clips", "video", 500, 1e-3, frames=(6, 8, 12, 16), frames_a_step=512, questions=16, clip_frames=(1, 8),
         several=True, caption=True, parts=STILL_TOWER, relations=0.6, pictures=0.05, words=0.2,
         flags=_flags(
             "--muon_lr 1.5e-3 --lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {\"min_lr\":3e-4} "
@@ -127,7 +127,7 @@ GPU_STAGES = (
         ),
     ),
     Stage(
-        "long", "video", 135, 6e-4, frames=(64, 128, 256, 512), frames_a_step=2560, questions=20, most_cards=6,
+        "long", "video", 140, 6e-4, frames=(64, 128, 256, 512), frames_a_step=2560, questions=20, most_cards=6,
         clip_frames=(1, 12), several=True, relations=0.2, lookalikes=0.6, words=0.15, parts=STILL_TOWER,
         flags=_flags(
             f"--muon_lr 9e-4 {_COSINE} --beacon_ratio_mix instance-random --position_gap_max 4000 {_RATIOS}"

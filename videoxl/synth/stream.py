@@ -21,6 +21,7 @@ from videoxl.synth.questions import Question, ask, draw_system_message, sample_c
 from videoxl.synth.scenes import LOOKALIKES, families, make_clip
 from videoxl.synth.stages import Stage
 from videoxl.synth.story import Story, tell
+from videoxl.synth.unseen import UnseenPairs
 from videoxl.train.collator import collate
 from videoxl.train.dataset import Sample
 from videoxl.train.labels import encode_conversation
@@ -35,8 +36,8 @@ WORDS_RELATIONS = 0.5  # share of those about order, number and absence, where t
 # before an option is learnt in this way; from answers alone some seeds never learn to name it (a few do not even so).
 WORDS_WHOLE = 0.2
 WORDS_LETTERS = 0.2  # share of their questions about the letter of an option, which not every seed learns to name
-WITH_CARD = 0.8  # share of labelled pictures
-OVERLAID = 0.75  # share of labelled cards laid over a scene: their shapes are small, and nearly all errors are there
+WITH_CARD = 0.9  # share of labelled pictures
+OVERLAID = 0.9  # share of labelled cards laid over a scene: their shapes are small, and nearly all errors are there
 NAMELESS = 0.75  # share of labelled cards whose colour has no name
 PICTURE_CLASSES = {attribute: PATCH_CLASSES[attribute] for attribute in ("colour", "shape")}
 OF_PICTURES = ("patches", "words of pictures")
@@ -48,6 +49,7 @@ class SyntheticStream(Dataset):
     Attributes:
         batches: indices of the samples of each step.
         plans: the shape of each sample.
+        left_out: what the loss leaves out where labels name a row of it (`TrainingOptions.left_out`).
     """
 
     def __init__(self, stage: Stage, tokenizer, config: VideoXLConfig, num_patches: int, side: int, seed: int):
@@ -56,6 +58,8 @@ class SyntheticStream(Dataset):
         self.patches_across = math.isqrt(num_patches)
         self.seed = seed
         self.tokenizer = _Remembering(tokenizer)
+        self._unseen = UnseenPairs(self.tokenizer, config.vocab_size)
+        self.left_out = self._unseen.table
         self.version = "qwen_1_5"
         self.too_long: list = []
         self.unreadable: list = []
@@ -127,7 +131,7 @@ class SyntheticStream(Dataset):
         ids, labels = encode_conversation(turns, self.tokenizer, self.version, False, system)
         if rng.random() < WORDS_WHOLE:
             labels = ids
-        return Sample(index, epoch, str(index), "text", [(ids, labels)], [])
+        return Sample(index, epoch, str(index), "text", [(ids, self._unseen.mark(ids, labels))], [])
 
     def _encode(self, questions: Sequence[Question], system: str) -> list[tuple[list[int], list[int]]]:
         """Each question a conversation of its own behind the same video."""
@@ -135,7 +139,8 @@ class SyntheticStream(Dataset):
             [{"from": "human", "value": "<image>\n" + question.text}, {"from": "gpt", "value": question.answer}]
             for question in questions
         ]
-        return [encode_conversation(each, self.tokenizer, self.version, True, system) for each in turns]
+        encoded = [encode_conversation(each, self.tokenizer, self.version, True, system) for each in turns]
+        return [(ids, self._unseen.mark(ids, labels)) for ids, labels in encoded]
 
     def _labelled_picture(self, rng: np.random.Generator, index: int, epoch: int) -> Sample:
         """One frame and its classes; most show a card."""

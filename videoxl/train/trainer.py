@@ -189,6 +189,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
                 bptt_windows=self.args.bptt_windows,
                 evidence=self._evidence_tokens(batch),
                 agree=agree_over_processes if self.args.world_size > 1 else None,
+                left_out=getattr(self.train_dataset, "left_out", None),
             ),
         }
 

@@ -1,0 +1,112 @@
+"""What the loss leaves out: names that would make a pair of the test world, and nothing else."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from videoxl.constants import IGNORE_INDEX
+from videoxl.model.builder import load_pretrained_model
+from videoxl.synth.cards import COLOUR_NAMES, Card
+from videoxl.synth.glyphs import SHAPES
+from videoxl.synth.stages import find_stage
+from videoxl.synth.stream import SyntheticStream
+from videoxl.synth.unseen import UnseenPairs
+
+BUNDLE = "assets/videoxl-tiny"
+
+
+class Pieces:
+    """A tokenizer to which a word behind a space is one token, and any other its first letter and the rest."""
+
+    def __init__(self):
+        self.known: list[str] = []
+
+    def __call__(self, text: str) -> SimpleNamespace:
+        pieces = re.findall(r" \w+|(?<!\w)\w|\w+|\W", text)
+        self.known += [piece for piece in dict.fromkeys(pieces) if piece not in self.known]
+        return SimpleNamespace(input_ids=[self.known.index(piece) for piece in pieces])
+
+
+@pytest.fixture
+def tokenizer():
+    return Pieces()
+
+
+@pytest.fixture
+def unseen(tokenizer):
+    return UnseenPairs(tokenizer, 200)
+
+
+def left_out(unseen, tokenizer, text: str, place: int) -> set[str]:
+    """Tokens that are left out at one place of a text of which everything is learnt."""
+    ids = tokenizer(text).input_ids
+    label = unseen.mark(ids, ids)[place]
+    assert label & 0xFFFFFFFF == ids[place]
+    return {tokenizer.known[token] for token in unseen.table[label >> 32].nonzero().flatten().tolist()}
+
+
+def held_out(kind: int, other: str) -> set[str]:
+    cards = [Card(name, other) if kind == 0 else Card(other, name) for name in (COLOUR_NAMES, SHAPES)[kind]]
+    return {f" {card[kind]}" for card in cards if card.is_held_out}
+
+
+def test_a_card_leaves_out_the_names_that_would_make_one_of_the_test_world(unseen, tokenizer):
+    places = 0
+    for colour in COLOUR_NAMES:
+        for shape in SHAPES:
+            if Card(colour, shape).is_held_out:
+                continue
+            text = f" card with a {colour} {shape};"
+            assert left_out(unseen, tokenizer, text, -3) == held_out(0, shape)
+            assert left_out(unseen, tokenizer, text, -2) == held_out(1, colour)
+            places += bool(held_out(0, shape)) + bool(held_out(1, colour))
+    assert places == 2 * 8 * 10  # every tested name goes with two others in the test world alone
+
+
+def test_an_answer_alone_belongs_to_the_name_in_its_question(unseen, tokenizer):
+    assert held_out(1, "yellow") == {" circle", " cross"}
+    assert left_out(unseen, tokenizer, "What is the shape of the yellow thing on the card?\n(B) square", -1) == {
+        " circle",
+        " cross",
+    }
+    assert held_out(0, "square") == {" orange", " blue"}
+    assert left_out(unseen, tokenizer, "What colour is the square on the card?\ngreen", -2) == {"o"}
+
+
+def test_a_token_with_which_a_trained_name_begins_too_is_not_left_out(unseen, tokenizer):
+    """Orange squares and hearts are of the test world. Orange stars are not, and they begin like squares."""
+    assert held_out(1, "orange") == {" square", " heart"}
+    text = "the shape of the orange thing?\nstar"
+    assert left_out(unseen, tokenizer, text, -2) == set()  # hourglasses begin like hearts
+    assert left_out(unseen, tokenizer, text, -1) == {"quare"}
+
+
+def test_only_what_is_learnt_is_marked(unseen, tokenizer):
+    ids = tokenizer("a yellow square").input_ids
+    labels = [IGNORE_INDEX] * len(ids)
+    assert unseen.mark(ids, labels) == labels
+    other = tokenizer("Which card is shown first?\nA").input_ids
+    assert unseen.mark(other, other) == other
+
+
+def test_names_of_two_questions_make_no_pair_of_the_test_world(unseen, tokenizer):
+    """Else the loss of a label that is left out itself would be infinite."""
+    assert Card("yellow", "cross").is_held_out
+    ids = tokenizer("What colour is the cross on the card?\nThe shape of the yellow thing?").input_ids
+    assert unseen.mark(ids, ids) == ids
+
+
+@pytest.mark.parametrize("name", ["gpu/words", "gpu/clips"])
+def test_streams_leave_names_out_and_never_what_has_to_be_learnt(name):
+    tokenizer, model, _, _ = load_pretrained_model(BUNDLE, device_map="cpu")
+    data = SyntheticStream(find_stage(name), tokenizer, model.config, 576, 336, seed=0)
+    marked = 0
+    for index in range(100):
+        for ids, labels in data[(0, index)].encoded:
+            for token, label in zip(ids, labels):
+                if label != IGNORE_INDEX:
+                    assert label & 0xFFFFFFFF == token
+                    assert not data.left_out[label >> 32, token]
+                    marked += label >> 32 > 0
+    assert marked > 300

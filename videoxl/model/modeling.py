@@ -90,7 +90,8 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         Args:
             input_ids: [B, L] int64, `IMAGE_TOKEN_INDEX` once for each visual region.
             attention_mask: [B, L], zero for padding, which may stand anywhere.
-            labels: [B, L] int64 (the value at a placeholder is ignored), `IGNORE_INDEX` where nothing is learnt.
+            labels: [B, L] int64 (the value at a placeholder is ignored), `IGNORE_INDEX` where nothing is learnt; with
+                `training_options.left_out` a label can also name ids that the loss leaves out (`leaving_out`).
             images: flat list, row by row, of pixel values [frames or views, 3, S, S].
             image_sizes: accepted for compatibility; `unires` and `flat` do not need them.
             modalities: `video` or `image` for each of `images`.

@@ -88,6 +88,26 @@ def test_three_steps_of_the_trainer_equal_the_record(golden, tmp_path, name):
         assert abs((norms[parameter] or 0.0) - (recorded or 0.0)) <= max(1e-6, 0.01 * (recorded or 0.0)), parameter
 
 
+def test_no_step_walks_over_the_modules(golden, tmp_path, monkeypatch):
+    """Of a run of three steps, transformers' loop changes modes and gradients by a walk once, before the first one."""
+    case = json.loads((golden / f"{CASES[0]}.json").read_text())
+    trainer = make_trainer(golden, case, tmp_path)
+    walks = {"train": [], "zero_grad": []}
+    for name, calls in walks.items():
+        walk = getattr(torch.nn.Module, name)
+
+        def watched(module, *args, walk=walk, calls=calls, **kwargs):
+            if module is trainer.model:
+                calls.append(trainer.state.global_step)
+            return walk(module, *args, **kwargs)
+
+        monkeypatch.setattr(torch.nn.Module, name, watched)
+    trainer.train()
+    assert trainer.state.global_step == 3 and walks == {"train": [0], "zero_grad": []}
+    trainer.model.zero_grad()
+    assert walks["zero_grad"] == [3], "behind the run, gradients are found by a walk again"
+
+
 def test_accumulated_batches_weigh_by_their_labels(golden, tmp_path):
     """Two samples with one and with twenty labels: the mean is over tokens, as in one batch, not over samples."""
     case = json.loads((golden / f"{CASES[0]}.json").read_text())

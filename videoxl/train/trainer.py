@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
 
 from videoxl.errors import ArgumentError
 from videoxl.image_processing import VideoXLImageProcessor
@@ -30,6 +33,7 @@ from videoxl.train.meter import Meter
 from videoxl.train.optimizers import MuonAndOther, is_for_muon
 from videoxl.train.parts import parameter_groups
 from videoxl.train.samplers import Grouping, PlanBatchSampler
+from videoxl.train.walks import walked_once
 
 ON_THE_DEVICE = ("images", "classes", "never")  # of a collated batch
 DRAWN_AT_ONCE = 1024  # streamed frames whose features are made together
@@ -88,6 +92,12 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         self.meter = Meter(config.active_ratios)
         # As long as nobody says what the data set lacks, nothing that cannot be read is forgiven.
         self.bad_samples = bad_samples or BadSamples(Path(args.output_dir), len(train_dataset), 0.0)
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        # DeepSpeed, FSDP and DistributedDataParallel wrap the model, and handle parameters in ways of their own.
+        plain = self.accelerator.distributed_type == DistributedType.NO
+        with walked_once(self.model) if plain else nullcontext():
+            return super().train(*args, **kwargs)
 
     # -- batches -------------------------------------------------------------------------------------------------
 

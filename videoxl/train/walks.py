@@ -1,0 +1,42 @@
+"""What a training loop asks of all modules and parameters at every step, from lists that are made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def walked_once(model: nn.Module) -> Iterator[None]:
+    """Meanwhile `train`, `eval`, `zero_grad` and `parameters` of `model` itself do not walk over its modules.
+
+    transformers' loop calls them before and behind every step. To walk over the modules each time takes milliseconds
+    in which a small model's GPU has nothing to do (docs/LOG.md, 2026-11-27). Modules and parameters added or taken
+    away meanwhile are not noticed; those of a part of the model, asked for there, are as ever.
+    """
+    kind, modules, learning = type(model), list(model.modules()), list(model.parameters())
+
+    def train(mode: bool = True) -> nn.Module:
+        same = all(module.training is mode for module in modules)
+        return model if same else kind.train(model, mode)
+
+    def zero_grad(set_to_none: bool = True) -> None:
+        if not set_to_none:
+            return kind.zero_grad(model, set_to_none)
+        for parameter in learning:
+            parameter.grad = None
+
+    def parameters(recurse: bool = True) -> Iterator[nn.Parameter]:
+        return iter(learning) if recurse else kind.parameters(model, recurse)
+
+    quick = {"train": train, "zero_grad": zero_grad, "parameters": parameters}
+    before = {name: vars(model)[name] for name in quick if name in vars(model)}
+    vars(model).update(quick)
+    try:
+        yield
+    finally:
+        for name in quick:
+            del vars(model)[name]
+        vars(model).update(before)

@@ -71,8 +71,8 @@ def model_card(size: str, seed: int, parameters: int, cells: list[dict]) -> str:
             f"{len(SHAPES)} shapes and {len(all_cards(held_out=False))} of their combinations, colours without a name, "
             f"and {len(families(held_out=False))} of the {len(families(held_out=True))} families of scenes; tests ask "
             f"for {len(all_cards(held_out=True))} other combinations of {NUM_TESTED} colours and {NUM_TESTED} shapes, "
-            "with all families. None of these combinations is shown, asked for or offered in training; but losses "
-            "leave out what would make one, so that it is not ruled out, and thereby know the list.\n",
+            "with all families. None of these combinations is shown, asked for or offered in training; but where a "
+            "name is learnt, the loss leaves out of the choice what would make one, and thereby knows the list.\n",
             "## Recipe\n",
             f"`bash scripts/train_tiny.sh FOLDER --seed {seed}`, AdamW (0.9, 0.98), weight decay 0.05, clip 1, bf16 "
             "compute on float32 weights.\n",

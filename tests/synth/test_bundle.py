@@ -1,5 +1,6 @@
 """The bundled small model: what it weighs, and what it finds on this machine."""
 
+import json
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ from tiny_runs import BUNDLE
 
 from videoxl.conversation import join_prompt_ids, video_prompt_ids
 from videoxl.model.builder import load_pretrained_model
-from videoxl.synth.bundle import MOST_BYTES
+from videoxl.synth.bundle import MOST_BYTES, model_card
 from videoxl.synth.evaluate import Scores, evaluate, interval
 from videoxl.synth.files import write_video
 from videoxl.synth.questions import ADVERTISEMENT
@@ -44,6 +45,20 @@ def test_it_is_small_in_16_bits_and_has_the_published_geometry(bundle):
     assert (processor.side, model.config.beacon_window, model.model.vision_tower.num_patches) == (336, 1440, 576)
     card = (BUNDLE / "README.md").read_text()
     assert "apache-2.0" in card and "train_tiny.sh" in card and "## Limits" in card
+
+
+def test_its_card_has_the_scores_of_the_report():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from report import join_parts
+
+    def scores(card):
+        return card[card.index("## Scores") : card.index("## Limits")]
+
+    cells = join_parts(json.loads((ROOT / "docs" / "results" / "tiny-bundle.json").read_text())["cells"])
+    made = scores(model_card("gpu", 0, 0, cells))
+    assert made == scores((BUNDLE / "README.md").read_text())
+    of_tries = [line for line in made.splitlines() if line.endswith(" tries |")]
+    assert [line.split()[1] for line in of_tries] == ["ordering", "counting"]
 
 
 def test_the_quick_starts_question_is_answered_right(bundle):

@@ -16,7 +16,7 @@ def walked_once(model: nn.Module) -> Iterator[None]:
     in which a small model's GPU has nothing to do (docs/LOG.md, 2026-11-27). Modules and parameters added or taken
     away meanwhile are not noticed; those of a part of the model, asked for there, are as ever.
     """
-    kind, modules, learning = type(model), list(model.modules()), list(model.parameters())
+    kind, modules, weights = type(model), list(model.modules()), list(model.parameters())
 
     def train(mode: bool = True) -> nn.Module:
         same = all(module.training is mode for module in modules)
@@ -25,11 +25,11 @@ def walked_once(model: nn.Module) -> Iterator[None]:
     def zero_grad(set_to_none: bool = True) -> None:
         if not set_to_none:
             return kind.zero_grad(model, set_to_none)
-        for parameter in learning:
+        for parameter in weights:
             parameter.grad = None
 
     def parameters(recurse: bool = True) -> Iterator[nn.Parameter]:
-        return iter(learning) if recurse else kind.parameters(model, recurse)
+        return iter(weights) if recurse else kind.parameters(model, recurse)
 
     quick = {"train": train, "zero_grad": zero_grad, "parameters": parameters}
     before = {name: vars(model)[name] for name in quick if name in vars(model)}

@@ -1,115 +1,13 @@
-"""Run VNBench on a checkpoint, or score a submission.
+"""VNBench under its published path: it is `videoxl-vnbench` (`videoxl/benchmarks/vnbench_cli.py`)."""
 
-    python eval/eval_vnbench.py --annotations VNBench-main-4try.json --videos DIR --model DIR --output vnbench.jsonl
-    torchrun --nproc_per_node 8 eval/eval_vnbench.py ...      the same over several GPUs (or accelerate launch)
-    python eval/eval_vnbench.py --score submit/vnbench.jsonl
-
-A run that was ended goes on by the same command. The score is printed as VNBench's own scorer prints it; a table goes
-to standard error, all numbers to a JSON file beside the submission.
-"""
-
-from __future__ import annotations
-
-import argparse
-import hashlib
-import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    # Run by its path, Python would look for modules in this folder, where `videoxl.py` is the plugin.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from videoxl.errors import ArgumentError
-from videoxl.evaluation.asking import Reading, load_asker
-from videoxl.evaluation.processes import Processes, claim_output
-from videoxl.evaluation.vnbench import (
-    Submission,
-    answer_all,
-    check_videos,
-    load_examples,
-    missing_videos,
-)
-from videoxl.evaluation.vnbench_score import as_json, printed, score_file, table
-from videoxl.program import one_line_errors
-from videoxl.video import FrameChoice
-
-
-@one_line_errors
-def main(arguments: list[str] | None = None) -> int:
-    given = parse(arguments)
-    if given.score is not None:
-        show_score(given.score)
-        return 0
-    for name in ("annotations", "videos", "model", "output"):
-        if getattr(given, name) is None:
-            raise ArgumentError(f"--{name} is missing; --help shows what a run needs")
-    return run(given)
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="eval_vnbench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--annotations", type=Path, help="VNBench-main-4try.json")
-    parser.add_argument("--videos", type=Path, help="folder of the videos")
-    parser.add_argument("--model", type=Path, help="checkpoint folder")
-    parser.add_argument("--output", type=Path, help="JSON lines to write; an unfinished file is gone on with")
-    parser.add_argument("--fps", type=float, default=1.0, help="frames a second (default 1, as published)")
-    parser.add_argument("--max-frames", type=int, help="at most so many, uniformly (default: no bound, as published)")
-    parser.add_argument("--ratio", type=int, default=8, help="compression ratio (default 8)")
-    parser.add_argument("--max-new-tokens", type=int, default=1024)
-    parser.add_argument("--backend", default="pyav", help="pyav, decord or torchcodec")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds without a frame that end a video")
-    parser.add_argument("--skip-missing", action="store_true", help="leave questions about absent videos out")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--score", type=Path, metavar="FILE", help="only score this submission")
-    return parser.parse_args(arguments)
-
-
-def run(given: argparse.Namespace) -> int:
-    """Answer and score. 1 where videos could not be read."""
-    examples = load_examples(given.annotations, given.videos)
-    if given.skip_missing:
-        absent = set(missing_videos(examples))
-        examples = [example for example in examples if example.video not in absent]
-        print(f"left out: {len(absent)} videos that are not in {given.videos}", file=sys.stderr)
-        if not examples:
-            raise ArgumentError(f"none of the videos is in {given.videos}")
-    check_videos(examples)
-    claim_output(given.output.parent)
-    processes = Processes()
-    choice = FrameChoice(fps=given.fps, max_frames=given.max_frames, by_average_rate=True)
-    reading = Reading(choice, given.ratio, given.backend, given.timeout)
-    asker = load_asker(given.model, reading, 0.0, processes.device(given.device), given.dtype)
-    settings = {
-        "model": asker.identity(),
-        "annotations": hashlib.sha256(given.annotations.read_bytes()).hexdigest()[:16],
-        **{name: getattr(given, name) for name in ("fps", "max_frames", "ratio", "max_new_tokens")},
-    }
-    submission = Submission(given.output, settings, processes)
-    failed = answer_all(asker, examples, submission, given.max_new_tokens)
-    for video, reason in failed:
-        print(f"not answered: {video.name}: {reason}", file=sys.stderr)
-    number = processes.total(len(failed))
-    if processes.rank == 0:
-        submission.merge_parts(order=[example.question_id for example in examples])
-        show_score(given.output)
-        if number:
-            print(f"{number} videos could not be read; the same command tries them again", file=sys.stderr)
-    processes.wait()
-    return 1 if number else 0
-
-
-def show_score(path: Path) -> None:
-    scores = score_file(path)
-    print(printed(scores))
-    print(table(scores), file=sys.stderr)
-    target = path.with_name(path.stem + ".score.json")
-    try:
-        target.write_text(json.dumps(as_json(scores), indent=1) + "\n")
-    except OSError as error:
-        print(f"note: the numbers could not be written to {target}: {error.strerror}", file=sys.stderr)
-
+from videoxl.benchmarks.vnbench_cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,6 +4,6 @@
 Where lmms-eval is installed from the package index nothing needs to be put anywhere: `pip install -e ".[eval]"`.
 """
 
-from videoxl.evaluation.lmms import VideoXL
+from videoxl.benchmarks.lmms import VideoXL
 
 __all__ = ["VideoXL"]

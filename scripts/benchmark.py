@@ -33,7 +33,7 @@ from benchmark_scaling import fit
 
 from videoxl import VideoXLConfig
 from videoxl.errors import ArgumentError, DataError
-from videoxl.program import one_line_errors
+from videoxl.utils.cli_errors import one_line_errors
 
 
 @one_line_errors

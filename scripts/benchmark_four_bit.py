@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from benchmark_model import Bench, Row
 
-from videoxl.model.builder import load_pretrained_model
+from videoxl.model.loading import load_pretrained_model
 
 TOKENIZER = Path(__file__).resolve().parent.parent / "assets" / "tiny-random"
 

@@ -15,8 +15,9 @@ import torch
 
 from videoxl import LlavaQwenForCausalLM, VideoMemory, VideoXLConfig
 from videoxl.constants import IMAGE_TOKEN_INDEX
-from videoxl.estimate import GIB, estimate
-from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.cost.estimate import GIB, estimate
+from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.model.shape import model_shape
 
 PREFIX, QUESTION = 14, 42  # tokens of the published quick start's prompt before and behind the video
 Row = dict[str, float | int | None]
@@ -124,7 +125,7 @@ class Bench:
         return output.logits[0][0].float()
 
     def predicted(self, frames: int, ratio: int):
-        return estimate(self.model.config, frames, ratio, str(self.dtype).removeprefix("torch."))
+        return estimate(model_shape(self.model.config), frames, ratio, str(self.dtype).removeprefix("torch."))
 
 
 def random_model(config: VideoXLConfig, device: torch.device, dtype: torch.dtype) -> LlavaQwenForCausalLM:

@@ -17,12 +17,12 @@ from benchmark_peers import peers
 from benchmark_scaling import fit
 
 from videoxl import VideoMemory
-from videoxl.estimate import GIB
-from videoxl.image_processing import VideoXLImageProcessor
-from videoxl.model.fp8 import to_fp8
-from videoxl.model.memory import frame_tokens
-from videoxl.model.runner import chunk_frames, encode_frames
-from videoxl.video import FrameChoice, open_video
+from videoxl.cost.estimate import GIB
+from videoxl.media.choice import FrameChoice
+from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.media.stream import open_video
+from videoxl.model.decoder.fp8 import to_fp8
+from videoxl.model.visual import chunk_frames, encode_frames, frame_tokens
 
 ROWS = 8  # questions asked at once
 

@@ -25,15 +25,16 @@ import torch
 import transformers
 
 from videoxl import LlavaQwenForCausalLM, VideoXLConfig
-from videoxl.estimate import GIB, estimate
-from videoxl.image_processing import VideoXLImageProcessor
-from videoxl.train.adapters import add_adapters, base_of
-from videoxl.train.arguments import ModelArguments, TrainingArguments
-from videoxl.train.dataset import Sample
+from videoxl.cost.estimate import GIB, estimate
+from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.model.shape import model_shape
+from videoxl.train.base_model import checkpoint_layers
+from videoxl.train.config import ModelArguments, TrainingArguments
+from videoxl.train.data.dataset import Sample
+from videoxl.train.data.plans import SamplePlan
 from videoxl.train.dry_run import estimate_memory
-from videoxl.train.parts import freeze_others, learning_parts
-from videoxl.train.plans import SamplePlan
-from videoxl.train.start import checkpoint_layers
+from videoxl.train.lora import add_adapters, base_of
+from videoxl.train.trainable import freeze_others, learning_parts
 from videoxl.train.trainer import VideoXLTrainer
 
 PREFIX, SUFFIX, ANSWER = 16, 64, 20  # tokens of an ordinary question, the last ones learnt
@@ -148,7 +149,7 @@ def measure(arguments: argparse.Namespace, config: VideoXLConfig, training: Trai
         torch.cuda.reset_peak_memory_stats()
     result = trainer.train()
     seconds = statistics.median(clock.seconds[2:] or clock.seconds)
-    cost = estimate(config, arguments.frames, arguments.ratio[0])
+    cost = estimate(model_shape(config), arguments.frames, arguments.ratio[0])
     passes = PASSES_LORA if arguments.lora else PASSES_FULL
     tokens = dataset.plans[0].length
     return {

@@ -87,8 +87,9 @@ def child(name: str, video: Path, frames: int) -> int:
         reader = VideoReader(str(video), ctx=cpu(0), num_threads=0)
         got = len(reader.get_batch(np.linspace(0, len(reader) - 1, frames, dtype=int).tolist()).asnumpy())
     else:
-        from videoxl.image_processing import VideoXLImageProcessor
-        from videoxl.video import FrameChoice, open_video
+        from videoxl.media.choice import FrameChoice
+        from videoxl.media.pixels import VideoXLImageProcessor
+        from videoxl.media.stream import open_video
 
         peak.start()
         started = time.perf_counter()

@@ -19,7 +19,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from videoxl.model.plan import RatioChooser, plan_region
+from videoxl.compression.beacon.layout import beacon_positions
+from videoxl.compression.plan import RatioChooser, plan_region
 
 PREFIX, WINDOW, RATIO, VISUAL, SUFFIX = 3, 8, 4, 16, 3
 COLOURS = {"text": "#8d99ae", "visual": "#90caf9", "beacon": "#ef6c00"}
@@ -34,11 +35,11 @@ def main() -> None:
     rows = [("prefix", [], ["text"] * PREFIX)]
     cache = ["text"] * PREFIX
     for number, step in enumerate(steps, 1):
-        sequence = ["visual"] * (step.num_tokens + step.num_beacons)
-        for place in step.beacon_places():
+        sequence = ["visual"] * (step.num_tokens + step.num_groups)
+        for place in beacon_positions(step):
             sequence[place] = "beacon"
         rows.append((f"window {number}", list(cache), sequence))
-        cache += ["beacon"] * step.num_beacons
+        cache += ["beacon"] * step.num_groups
     rows.append(("question", list(cache), ["text"] * SUFFIX))
     for row, (name, stored, new) in enumerate(rows):
         y = -1.5 * row

@@ -5,4 +5,4 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m videoxl.evaluation.recipes "$@"
+exec "${PYTHON:-python3}" -m videoxl.benchmarks.recipes "$@"

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from videoxl import LlavaQwenForCausalLM, VideoXLConfig
-from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.synth.base import write_tokenizer_config
 
 VOCAB_SIZE = 320  # 256 bytes and 3 special tokens, rounded up; the last id stands for visual tokens

@@ -15,14 +15,15 @@ import torch
 from tiny_runs import run_tiny
 from training_data import make_base, make_data
 
+from videoxl.chat import join_prompt_ids, video_prompt_ids
 from videoxl.constants import IMAGE_TOKEN_INDEX
-from videoxl.conversation import join_prompt_ids, video_prompt_ids
-from videoxl.model.builder import load_pretrained_model
+from videoxl.model.loading import load_pretrained_model
 from videoxl.synth.base import SHAPES_BY_SIZE, write_base
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(os.environ.get("VIDEOXL_GOLDEN", ROOT.parent / "shared" / "golden"))
 TINY = ROOT / "assets" / "tiny-random"
+BUNDLE = ROOT / "assets" / "videoxl-tiny"
 SAMPLE = ROOT / "assets" / "sample.mp4"
 
 # With several test processes each has one core.

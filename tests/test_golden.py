@@ -11,11 +11,12 @@ import torch
 from conftest import golden_names, load_golden_model
 from PIL import Image
 
-from videoxl.frame_resize import shorter_side_to
-from videoxl.image_processing import VideoXLImageProcessor, resize_fixed_point
-from videoxl.mm_utils import process_images, tokenizer_image_token
-from videoxl.model.runner import Region, iter_features
-from videoxl.train.labels import encode_conversation
+from videoxl.chat import tokenizer_image_token
+from videoxl.media.pixels import VideoXLImageProcessor, resize_fixed_point
+from videoxl.media.resize import shorter_side_to
+from videoxl.media.views import process_images
+from videoxl.model.visual import Region, iter_features
+from videoxl.train.data.labels import encode_conversation
 
 TRAIN = ("train_image_2x2_r4", "train_video_12f_r8", "train_pretrain_stage_video_4f")
 

@@ -77,6 +77,7 @@ def test_a_document_without_the_markers_is_left_alone(made, tmp_path):
     assert done.returncode == 2 and other.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_what_measure_tiny_leaves_is_what_the_report_reads(small_base, tmp_path):
     """Every kind of score of a model without skill, as small as may be, and the tables that come of it."""
     results, document = tmp_path / "results", tmp_path / "doc.md"

@@ -13,8 +13,9 @@ import torch
 from conftest import ROOT, SAMPLE, TINY
 
 from videoxl import VideoXLConfig
-from videoxl.estimate import GIB, estimate
+from videoxl.cost.estimate import GIB, estimate
 from videoxl.model.configuration import check_config
+from videoxl.model.shape import model_shape
 
 README = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
 
@@ -59,18 +60,6 @@ def test_the_readmes_video_memory_runs_behind_its_quick_start(tmp_path, capsys, 
     assert "advertised" not in capsys.readouterr().out  # the answer alone, without the prompt
 
 
-def test_the_readmes_tree_names_what_is_there():
-    tree = re.search(r"```text\n(.*?)```", README, re.S).group(1)
-    folders, named = [], set()
-    for line in tree.splitlines():
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        folders = [*folders[:depth], name]
-        named.add("".join(folders))
-        assert (ROOT / "".join(folders)).exists(), line
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "videoxl").rglob("*.py")}
-    assert {name for name in modules - named if not name.endswith(("__init__.py", "version.py"))} == set()
-
-
 def test_links_and_files_that_documents_name_exist():
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):
@@ -91,7 +80,7 @@ def test_configurations_are_the_published_shapes(name):
 
 def test_the_estimate_counts_what_the_design_states():
     config = VideoXLConfig.from_pretrained(ROOT / "configs" / "qwen2-7b.json")
-    cost = estimate(config, 2048, 8)
+    cost = estimate(model_shape(config), 2048, 8)
     assert cost.visual_tokens == 294_912
     assert cost.cached_positions - 64 == 36_864
     assert cost.cache / (cost.cached_positions + 2880) == 56 * 1024  # bytes a position at 7B in bf16
@@ -107,7 +96,7 @@ def test_the_estimate_is_within_5_percent_of_every_recorded_peak(record):
     for name in ("summarise", "memory"):
         part = report["parts"].get(name, {"rows": []})
         for row in part["rows"]:
-            predicted = estimate(config, row["frames"], row["ratio"], part["dtype"]).total / GIB
+            predicted = estimate(model_shape(config), row["frames"], row["ratio"], part["dtype"]).total / GIB
             assert predicted == pytest.approx(row["peak_gib"], rel=0.05)
     assert report["parts"].keys() & {"summarise", "memory"}
 

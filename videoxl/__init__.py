@@ -1,19 +1,55 @@
-"""Video-XL: an extra-long video language model. Importing it makes `llava_qwen` known to transformers' auto classes."""
+"""Video-XL: an extra-long video language model.
 
-import os
+    from videoxl import VideoXL
 
+    model = VideoXL.from_pretrained("path/to/VideoXL_weight_8")
+    print(model.ask("film.mp4", "What is advertised?", frames=2048))
+
+Importing the package is cheap: what is named below is imported when it is first used. It makes `llava_qwen` known to
+transformers' auto classes.
+"""
+
+from typing import TYPE_CHECKING
+
+from videoxl.auto_classes import announce
 from videoxl.version import __version__
 
-# The child process that decodes videos (videoxl.video_worker) needs neither torch nor transformers.
-if not os.environ.get("VIDEOXL_DECODER_PROCESS"):
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
+if TYPE_CHECKING:
+    from videoxl.media.choice import FrameChoice
     from videoxl.model.configuration import VideoXLConfig
     from videoxl.model.memory import VideoMemory
     from videoxl.model.modeling import LlavaQwenForCausalLM
+    from videoxl.session import Answer, VideoXL
 
-    AutoConfig.register(VideoXLConfig.model_type, VideoXLConfig, exist_ok=True)
-    AutoModelForCausalLM.register(VideoXLConfig, LlavaQwenForCausalLM, exist_ok=True)
-    AutoModelForImageTextToText.register(VideoXLConfig, LlavaQwenForCausalLM, exist_ok=True)
+_PLACES = {
+    "Answer": "videoxl.session",
+    "FrameChoice": "videoxl.media.choice",
+    "LlavaQwenForCausalLM": "videoxl.model.modeling",
+    "VideoMemory": "videoxl.model.memory",
+    "VideoXL": "videoxl.session",
+    "VideoXLConfig": "videoxl.model.configuration",
+}
+__all__ = [
+    "Answer",
+    "FrameChoice",
+    "LlavaQwenForCausalLM",
+    "VideoMemory",
+    "VideoXL",
+    "VideoXLConfig",
+    "__version__",
+]
 
-    __all__ = ["LlavaQwenForCausalLM", "VideoMemory", "VideoXLConfig", "__version__"]
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module 'videoxl' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+announce()

@@ -57,6 +57,10 @@ class NonFiniteError(VideoXLError, ArithmeticError):
     """The decoder produced infinities or NaN; the message names the layer."""
 
 
+class VideoWarning(UserWarning):
+    """A video can be used, but not all that was asked for."""
+
+
 class UnsummarisedTokensWarning(UserWarning):
     """Some visual tokens of a region were not followed by a beacon and left nothing in the cache."""
 

@@ -9,7 +9,7 @@ from interpreted import by_interpreter
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
 from videoxl.kernels.activations import quick_gelu, swiglu
-from videoxl.model.vision_tower import QuickGELU
+from videoxl.model.towers.clip import QuickGELU
 
 pytestmark = by_interpreter
 

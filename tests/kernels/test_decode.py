@@ -9,7 +9,7 @@ from interpreted import by_interpreter
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
 from videoxl.kernels import decode
-from videoxl.model.attention import rotate
+from videoxl.model.decoder.layers import rotate
 
 pytestmark = by_interpreter
 

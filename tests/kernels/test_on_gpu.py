@@ -10,8 +10,10 @@ from interpreted import on_gpu
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.kernels import row_scales, windows
-from videoxl.model import attention, decode_graph, decoder, fp8, training
-from videoxl.model.fp8 import to_fp8
+from videoxl.model import loss as training
+from videoxl.model.decoder import decode_graph, decoder, fp8
+from videoxl.model.decoder import layers as attention
+from videoxl.model.decoder.fp8 import to_fp8
 
 pytestmark = on_gpu
 
@@ -58,7 +60,7 @@ def test_windows_with_one_way_back_give_the_gradients_of_windows_one_by_one(half
     ids = prompt_for(tokenizer)[1].cuda()
     labels = ids.masked_fill(ids == IMAGE_TOKEN_INDEX, IGNORE_INDEX)
     pixels = [random_pixels(40).to("cuda", torch.bfloat16)]
-    monkeypatch.setattr(training, "windows_at_once", lambda *_: 2)  # the second step sees the beacons of the first
+    monkeypatch.setattr(training, "group_limit", lambda *_: 2)  # the second step sees the beacons of the first
     called, found = [], []
     together = attention.attend_windows
     monkeypatch.setattr(attention, "attend_windows", lambda *given: called.append(1) or together(*given))

@@ -8,7 +8,7 @@ from interpreted import by_interpreter
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
 from videoxl.kernels import row_scales
-from videoxl.model import fp8
+from videoxl.model.decoder import fp8
 
 pytestmark = by_interpreter
 

@@ -9,7 +9,7 @@ from torch import nn
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
 from videoxl.kernels.thin_products import MOST_ROWS, thin_product
-from videoxl.model.decode_graph import plain_product
+from videoxl.model.decoder.decode_graph import plain_product
 
 pytestmark = by_interpreter
 

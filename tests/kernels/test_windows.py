@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from interpreted import by_interpreter
 
 pytest.importorskip("triton", reason="Triton is not installed here; the second environment has it")
+from videoxl.compression.plan import Window
 from videoxl.kernels import windows
-from videoxl.model import attention, decoder
-from videoxl.model.attention import rotate
-from videoxl.model.plan import WindowStep
+from videoxl.model.decoder import decoder
+from videoxl.model.decoder import layers as attention
+from videoxl.model.decoder.layers import rotate
 
 pytestmark = by_interpreter
 
@@ -137,7 +138,7 @@ def test_blocks_cover_every_query_once():
 def test_a_model_reads_the_same_with_kernels_as_without(tiny, monkeypatch):
     """Through the model itself, a batch of one and of two, with what a cache holds before and behind."""
     _, model, _ = tiny
-    steps = [WindowStep(0, 96, 8, 0), WindowStep(0, 40, 4, 0)]
+    steps = [Window(0, 96, 8, 0), Window(0, 40, 4, 0)]
     caches = []
     for by_kernel in (False, True):
         for module in (attention, decoder):
@@ -172,6 +173,6 @@ def test_a_fork_of_a_memory_is_not_written_into(tiny, monkeypatch):
     fork = cache.fork()
     model.model.text_step(torch.randn(1, 7, 96), fork)
     before = [layer.keys.clone() for layer in fork.layers]
-    model.model.windows_step(torch.randn(1, 96, 96), cache, [WindowStep(0, 96, 8, 0)])
+    model.model.windows_step(torch.randn(1, 96, 96), cache, [Window(0, 96, 8, 0)])
     decoder._query_blocks.cache_clear()
     assert all(torch.equal(layer.keys, kept) for layer, kept in zip(fork.layers, before))

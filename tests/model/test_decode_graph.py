@@ -14,13 +14,13 @@ pytest.importorskip("triton", reason="Triton is not installed here; the second e
 from torch import nn
 from transformers import GenerationConfig
 
+from videoxl.cache.summary import SummaryCache
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.kernels import thin_products
-from videoxl.model import decode_graph
-from videoxl.model.builder import load_pretrained_model
-from videoxl.model.cache import SummaryCache
-from videoxl.model.decode_graph import DecodeStep, decode_step, is_capturable, plain_product, run_ahead
-from videoxl.model.fp8 import to_fp8
+from videoxl.model.decoder import decode_graph
+from videoxl.model.decoder.decode_graph import DecodeStep, decode_step, is_capturable, plain_product, run_ahead
+from videoxl.model.decoder.fp8 import to_fp8
+from videoxl.model.loading import load_pretrained_model
 
 pytestmark = by_interpreter
 
@@ -28,7 +28,7 @@ pytestmark = by_interpreter
 def caches(model, rows: int, number: int) -> list[SummaryCache]:
     """Equal caches behind a video of one frame and some text, the video stored once for all rows."""
     memory = model.summarize(random_pixels(1), prefix_ids=[1, 2, 3])
-    made = [memory.close_on_fork(rows)[0] for _ in range(number)]
+    made = [memory.finalize_for_query(rows)[0] for _ in range(number)]
     ids = torch.randint(0, 256, (rows, 4))
     for cache in made:
         model.model.text_step(model.model.embed_tokens(ids), cache)
@@ -208,7 +208,7 @@ def test_a_model_put_in_fp8_is_noticed(tiny):
 def test_rows_without_anything_of_their_own_yet_take_the_plain_step(tiny):
     _, model, _ = tiny
     memory = model.summarize(random_pixels(1), prefix_ids=[1, 2, 3])
-    cache = memory.close_on_fork(2)[0]
+    cache = memory.finalize_for_query(2)[0]
     assert not cache.layers[0].has_storage
     prompt = torch.tensor([[1, 2, 3, IMAGE_TOKEN_INDEX, 7]]).repeat(2, 1)
     assert model.generate(prompt, memory=memory, max_new_tokens=3, do_sample=False).shape == (2, 3 + 144 + 1 + 3)

@@ -6,9 +6,9 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from conftest import TINY, prompt_for, random_pixels
 
-from videoxl.model.builder import load_pretrained_model
-from videoxl.model.cache import SummaryCache
-from videoxl.model.plan import WindowStep
+from videoxl.cache.summary import SummaryCache
+from videoxl.compression.plan import Window
+from videoxl.model.loading import load_pretrained_model
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def test_caches_and_layouts_follow_their_layer(tiny):
         add_hook_to_module(part, AlignDevicesHook(execution_device=torch.device("meta")), append=True)
     cache = SummaryCache(3)
     decoder.text_step(torch.randn(1, 5, 96), cache)
-    decoder.windows_step(torch.randn(1, 1440, 96), cache, [WindowStep(0, 1440, 8, 0)])
+    decoder.windows_step(torch.randn(1, 1440, 96), cache, [Window(0, 1440, 8, 0)])
     decoder.text_step(torch.randn(1, 1, 96), cache)
     assert [layer.keys.device.type for layer in cache.layers] == ["cpu", "meta", "meta"]
     assert [layer.keys.shape[2] for layer in cache.layers] == [5 + 180 + 1] * 3

@@ -7,10 +7,10 @@ import torch
 from conftest import TINY, prompt_for, random_pixels
 from torch import nn
 
+from videoxl.cache.fingerprint import model_fingerprint
 from videoxl.errors import ConfigError
-from videoxl.model.builder import load_pretrained_model
-from videoxl.model.fingerprint import model_fingerprint
-from videoxl.model.fp8 import LARGEST, Fp8Linear, scale_rows, to_fp8
+from videoxl.model.decoder.fp8 import LARGEST, Fp8Linear, scale_rows, to_fp8
+from videoxl.model.loading import load_pretrained_model
 from videoxl.model.memory import VideoMemory
 
 

@@ -13,8 +13,9 @@ from conftest import ROOT, SAMPLE, load_golden_model, prompt_for, random_pixels,
 
 from videoxl import VideoMemory
 from videoxl.errors import BatchError, MemoryFileError, PlanError, PromptError
-from videoxl.model.memory import frame_tokens
-from videoxl.video import FrameChoice, open_video
+from videoxl.media.choice import FrameChoice
+from videoxl.media.stream import open_video
+from videoxl.model.visual import frame_tokens
 
 NEW = {"max_new_tokens": 6, "do_sample": False}
 
@@ -240,11 +241,11 @@ def test_windows_read_together_leave_what_they_leave_one_by_one(tiny, monkeypatc
     model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
     caches, numbers = [], []
     for at_once in (1, 100):
-        monkeypatch.setattr("videoxl.model.runner.windows_at_once", lambda *_, at_once=at_once: at_once)
+        monkeypatch.setattr("videoxl.model.runner.group_limit", lambda *_, at_once=at_once: at_once)
         calls.clear()
         memory = VideoMemory.start(model, [1, 2])
         memory.extend_tokens(tokens)
-        caches.append(memory.close_on_fork()[0])
+        caches.append(memory.finalize_for_query()[0])
         numbers.append(len(calls))
     assert numbers[0] == 1 + 7 > numbers[1] and caches[0].window_ratios == caches[1].window_ratios
     assert caches[0].get_seq_length() == caches[1].get_seq_length()
@@ -266,7 +267,7 @@ def test_the_second_question_reads_no_frame_and_copies_nothing(tiny):
     assert max(rows) > memory.num_pending
     rows.clear()
     assert model.generate(ids, memory=memory, **NEW).tolist() == first
-    cache, _ = memory.close_on_fork()
+    cache, _ = memory.finalize_for_query()
     model.model.text_step(torch.randn(1, 100, 96), cache)
     assert max(rows) < 120 and memory.cache.layers[0]._storage is cache.layers[0]._storage is storage
     memory.extend(random_pixels(5, 1))

@@ -11,7 +11,7 @@ from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import BatchError, ConfigError, PromptError, UnsummarisedTokensWarning
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.model.runner import Region, iter_features
+from videoxl.model.visual import Region, iter_features
 
 
 @pytest.fixture

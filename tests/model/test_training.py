@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import ROOT, prompt_for, random_pixels, with_regions
 
+from videoxl.cache.gradient import GradientCache
+from videoxl.compression.plan import Window
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import BatchError
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.gradient_cache import GradientCache
-from videoxl.model.plan import WindowStep
-from videoxl.model.runner import windows_at_once
-from videoxl.model.training import AT_LEAST, TRAINED_AT_ONCE, PassCounts, TrainingOptions, leaving_out
+from videoxl.model.loss import AT_LEAST, TRAINED_AT_ONCE, PassCounts, TrainingOptions
+from videoxl.model.runner import group_limit
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_gradients_flow_from_later_steps_into_earlier_ones():
     cache = GradientCache(1)
     beacons = torch.ones(1, 2, 1, 4, requires_grad=True)
     cache.layers[0].add((beacons * 2, beacons * 3))
-    cache.close_windows([WindowStep(0, 3, 3, 0)])
+    cache.close_windows([Window(0, 3, 3, 0)], [1])
     late = torch.ones(1, 2, 1, 4)
     keys, values = cache.update(late, late, 0)
     (keys.sum() + values.sum()).backward()
@@ -96,11 +96,11 @@ def test_blank_passes_change_neither_loss_nor_gradients(sample):
     plain = gradients(model, **arguments)
     seen = []
 
-    def agree(counts: PassCounts) -> PassCounts:
+    def sync(counts: PassCounts) -> PassCounts:
         seen.append(counts)
         return PassCounts(counts.vision + 2, counts.decoder + 3, counts.head + 1)
 
-    options = TrainingOptions(agree=agree)
+    options = TrainingOptions(sync=sync)
     assert_same(gradients(model, **arguments, training_options=options), plain)
     assert seen == [PassCounts(vision=1, decoder=3, head=1)]
 
@@ -113,7 +113,7 @@ def test_every_parameter_has_a_gradient_on_text_alone_when_others_have_videos(sa
     for name in ("vision_tower", "mm_projector", "layers.0", "norm"):
         module = model.model.get_submodule(name)
         module.register_forward_hook(lambda *_, name=name: runs.append(name))
-    options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(2, 5, 1)))
+    options = TrainingOptions(sync=lambda counts: counts.maximum(PassCounts(2, 5, 1)))
     loss, found = gradients(model, input_ids=ids, labels=ids.clone(), training_options=options)
     assert loss == pytest.approx(alone.item(), abs=1e-6)
     assert [runs.count(name) for name in ("vision_tower", "layers.0")] == [2, 5]
@@ -138,7 +138,7 @@ def test_passes_of_a_step_come_in_one_order(sample):
         lambda _, args, kwargs: order.append("text" if kwargs["window"].is_text else "window"), with_kwargs=True
     )
     layer.self_attn.beacon_k_proj.register_forward_hook(lambda *_: order.append("beacons"))
-    options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(2, 4, 1)))
+    options = TrainingOptions(sync=lambda counts: counts.maximum(PassCounts(2, 4, 1)))
     model(**arguments, training_options=options)
     with_video, order[:] = list(order), []
     ids = arguments["input_ids"][:, -8:]
@@ -167,7 +167,7 @@ def test_whatever_a_prompt_looks_like_the_same_modules_are_called_in_the_same_or
     seen = {}
     for name, (ids, images, modalities) in prompts.items():
         calls.clear()
-        options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(3, 6, 2)))
+        options = TrainingOptions(sync=lambda counts: counts.maximum(PassCounts(3, 6, 2)))
         output = model(
             input_ids=ids, labels=ids.clone(), images=images, modalities=modalities, training_options=options
         )
@@ -203,7 +203,7 @@ def test_windows_read_together_give_what_they_give_one_by_one(tiny, monkeypatch,
     model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
     found, numbers = [], []
     for at_once in (1, 2, 100) if backend == "sdpa" else (1, 100):
-        monkeypatch.setattr("videoxl.model.training.windows_at_once", lambda *_, at_once=at_once: at_once)
+        monkeypatch.setattr("videoxl.model.loss.group_limit", lambda *_, at_once=at_once: at_once)
         calls.clear()
         found.append(gradients(model, **arguments))
         numbers.append(len(calls))
@@ -216,8 +216,8 @@ def test_windows_read_together_give_what_they_give_one_by_one(tiny, monkeypatch,
 def test_as_many_windows_are_read_together_as_memory_is_meant_for(tiny):
     _, model, _ = tiny
     config = VideoXLConfig.from_pretrained(ROOT / "configs" / "qwen2-7b.json")
-    assert windows_at_once(config, 1, TRAINED_AT_ONCE) == 17 and windows_at_once(config, 100, TRAINED_AT_ONCE) == 1
-    assert windows_at_once(config, 1) == 4 and windows_at_once(model.config, 8) > 10
+    assert group_limit(config, 1, TRAINED_AT_ONCE) == 17 and group_limit(config, 100, TRAINED_AT_ONCE) == 1
+    assert group_limit(config, 1) == 4 and group_limit(model.config, 8) > 10
 
 
 def test_truncation_stops_gradients_at_the_windows_that_are_named(sample):
@@ -322,34 +322,33 @@ def test_a_region_count_that_differs_still_meets_the_agreed_number_of_passes(tin
     ids = with_regions([5, 6], [7], [8, 9])
     counted = []
     model.model.layers[0].register_forward_hook(lambda *_: counted.append(1))
-    options = TrainingOptions(agree=lambda counts: counts.maximum(PassCounts(9, 9, 1)))
+    options = TrainingOptions(sync=lambda counts: counts.maximum(PassCounts(9, 9, 1)))
     images = [random_pixels(1), random_pixels(2)]
     model(input_ids=ids, labels=ids.clone(), images=images, modalities=["image", "video"], training_options=options)
     assert len(counted) == 9
     assert AT_LEAST.decoder >= 3
 
 
-def test_a_label_can_leave_ids_out_of_the_choice(sample):
-    """What is left out is neither taught nor ruled out: its row of the head has no gradient."""
+def test_a_label_hook_sees_what_is_learnt_and_changes_the_choice(sample):
+    """What it takes out of the choice is neither taught nor ruled out: its row of the head has no gradient."""
     model, arguments = sample
     plain = gradients(model, **arguments)
-    vocab_size = model.config.vocab_size
-    learnt = arguments["labels"][0, -8:].tolist()
-    unused = next(token for token in range(vocab_size) if token not in learnt)
-    table = torch.zeros(3, vocab_size, dtype=torch.bool)
-    table[1, unused] = True
-    options = TrainingOptions(left_out=table)
-    assert_same(gradients(model, **arguments, training_options=options), plain)  # no label names a row
+    learnt = [label for label in arguments["labels"][0, 1:].tolist() if label >= 0]
+    unused = next(token for token in range(model.config.vocab_size) if token not in learnt)
+    seen = []
 
+    def hook(logits, labels):
+        seen.extend((labels >> 32).tolist())
+        logits = logits.clone()
+        logits[labels >> 32 == 1, unused] = -torch.inf
+        return logits, labels & 0xFFFFFFFF
+
+    options = TrainingOptions(label_hook=hook)
+    assert_same(gradients(model, **arguments, training_options=options), plain)
+    assert len(seen) == len(learnt) and set(seen) == {0}
     labels = arguments["labels"].clone()
-    labels[0, -8:] = torch.tensor([leaving_out(token, 1) for token in learnt])
+    labels[labels != IGNORE_INDEX] |= 1 << 32
     loss, found = gradients(model, **(arguments | {"labels": labels}), training_options=options)
     assert 0 < loss < plain[0]
     assert plain[1]["lm_head.weight"][unused].abs().sum() > 0
     assert found["lm_head.weight"][unused].abs().sum() == 0
-
-    table[2] = True
-    table[2, learnt[-1]] = False  # nothing else can be chosen for the last label
-    labels = torch.full_like(labels, IGNORE_INDEX)
-    labels[0, -1] = leaving_out(learnt[-1], 2)
-    assert gradients(model, **(arguments | {"labels": labels}), training_options=options)[0] == 0

@@ -10,9 +10,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from videoxl.errors import ConfigError, MissingDependencyError
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.pooling import merge_views, pool_patches, visual_length
+from videoxl.model.modality import Picture, visual_length
+from videoxl.model.pooling import pool_patches
 from videoxl.model.projector import build_projector
-from videoxl.model.vision_tower import CLIPVisionTower, build_vision_tower
+from videoxl.model.towers import build_vision_tower
+from videoxl.model.towers.clip import CLIPVisionTower
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
 SMALL |= {"image_size": 56, "patch_size": 14}
@@ -60,12 +62,12 @@ def test_pooling_keeps_raster_order():
 def test_views_are_merged_and_counted_alike():
     views = torch.randn(5, 16, 3)
     config = VideoXLConfig()
-    assert torch.equal(merge_views(views, config), pool_patches(views[1:], 2, "average").flatten(0, 1))
-    assert torch.equal(merge_views(views[:1], config), views[0])
+    assert torch.equal(Picture().merge(views, config), pool_patches(views[1:], 2, "average").flatten(0, 1))
+    assert torch.equal(Picture().merge(views[:1], config), views[0])
     for merge in ("unires", "flat"):
         config.mm_patch_merge_type = merge
         for number in (1, 2, 5):
-            assert visual_length(number, 16, "image", config) == len(merge_views(views[:number], config))
+            assert visual_length(number, 16, "image", config) == len(Picture().merge(views[:number], config))
 
 
 @torch.no_grad()

@@ -119,9 +119,10 @@ def test_cards_of_a_story_come_in_order_with_scenes_between():
 
 def test_a_video_file_shows_the_streamed_pictures(tmp_path):
     pytest.importorskip("av")
-    from videoxl.image_processing import VideoXLImageProcessor
+    from videoxl.media.choice import FrameChoice
+    from videoxl.media.pixels import VideoXLImageProcessor
+    from videoxl.media.stream import open_video
     from videoxl.synth.files import write_video
-    from videoxl.video import FrameChoice, open_video
 
     story = tell(rng(5), 24, draw_cards(rng(5), 2, False))
     write_video(tmp_path / "story.mp4", story.numbers, 112)

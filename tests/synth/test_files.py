@@ -9,8 +9,8 @@ import pytest
 from videoxl.errors import DataError
 from videoxl.synth.files import RECORDS, main, write_dataset, write_video
 from videoxl.synth.story import tell
-from videoxl.train.records import read_records
-from videoxl.train.run import main as train
+from videoxl.train.cli import main as train
+from videoxl.train.data.records import read_records
 
 pytest.importorskip("av")
 

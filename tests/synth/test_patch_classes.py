@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from videoxl.synth.cards import COLOURS, FIRST_SLOT, Card, all_cards, overlay_card, show_card
+from videoxl.synth.class_tasks import UNKNOWN
 from videoxl.synth.drawing import G, blank, draw, glyphs_of
 from videoxl.synth.glyphs import NUMBER, SHAPES
 from videoxl.synth.patch_classes import PATCH_CLASSES, patch_classes
 from videoxl.synth.scenes import families, make_clip
-from videoxl.train.vision_classes import UNKNOWN
 
 ACROSS = 24
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from videoxl.model.builder import load_pretrained_model
+from videoxl.model.loading import load_pretrained_model
 from videoxl.synth.cards import Card
 from videoxl.synth.probe import features_of_cards, fit, main, probe
 

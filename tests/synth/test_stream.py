@@ -4,19 +4,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from videoxl.conversation import SELECT_MESSAGE
+from videoxl.chat import SELECT_MESSAGE
 from videoxl.errors import DataError
-from videoxl.model.builder import load_pretrained_model
+from videoxl.model.loading import load_pretrained_model
 from videoxl.synth import stream as streams
 from videoxl.synth.cards import all_cards
+from videoxl.synth.class_tasks import UNKNOWN
 from videoxl.synth.drawing import DrawnFrames
 from videoxl.synth.scenes import LOOKALIKES
 from videoxl.synth.stages import GPU_STAGES, STAGES, Stage, find_stage
 from videoxl.synth.stream import SyntheticStream
-from videoxl.train.arguments import TrainingArguments
-from videoxl.train.run import main
+from videoxl.train.cli import main
+from videoxl.train.config import TrainingArguments
 from videoxl.train.trainer import OwnBatches, VideoXLTrainer
-from videoxl.train.vision_classes import UNKNOWN
 
 
 def stream(base, stage, seed=0):

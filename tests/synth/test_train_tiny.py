@@ -8,7 +8,7 @@ from programs import call
 from safetensors.torch import load_file
 from tiny_runs import run_tiny
 
-from videoxl.model.builder import load_pretrained_model
+from videoxl.model.loading import load_pretrained_model
 from videoxl.synth.stage_runs import forget_beacons
 from videoxl.synth.stages import STAGES
 from videoxl.synth.train_tiny import main
@@ -21,6 +21,7 @@ def losses(folder):
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_every_stage_ran_all_its_steps_and_the_long_ones_learnt(tiny_run):
     folder, _ = tiny_run
     for name, stage in zip(NAMES, STAGES["cpu"]):
@@ -29,6 +30,7 @@ def test_every_stage_ran_all_its_steps_and_the_long_ones_learnt(tiny_run):
             assert losses(folder / name)[-1] < losses(folder / name)[0] * 0.9, name
 
 
+@pytest.mark.slow
 def test_it_leaves_a_model_with_its_card_scores_and_pictures(tiny_run):
     folder, done = tiny_run
     assert "model card" in done.stdout
@@ -43,6 +45,7 @@ def test_it_leaves_a_model_with_its_card_scores_and_pictures(tiny_run):
     assert all(cell["total"] == 14 for cell in cells)
 
 
+@pytest.mark.slow
 def test_a_stage_moves_what_it_says_and_nothing_else(tiny_run):
     folder, _ = tiny_run
     states = {name: load_file(folder / name / "model.safetensors") for name in NAMES}
@@ -59,6 +62,7 @@ def test_a_stage_moves_what_it_says_and_nothing_else(tiny_run):
         assert decoder == (stage.kind != "words of pictures")
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on_with_the_first_unfinished_stage(tiny_run):
     folder, _ = tiny_run
     kept = folder / NAMES[0] / "model.safetensors"
@@ -74,15 +78,16 @@ def test_an_unfinished_run_goes_on_with_the_first_unfinished_stage(tiny_run):
     assert all(torch.equal(again[name], weights[name]) for name in weights)
 
 
-@pytest.mark.parametrize("other", [("--cpu", "--seed", "1"), ("--cpu",)])
-def test_a_folder_with_something_else_in_it_is_left_alone(tiny_run, tmp_path, other):
-    folder = tiny_run[0] if "--seed" in other else tmp_path
-    (tmp_path / "mine.txt").write_text("mine")
-    done = call(main, folder, *other)
+@pytest.mark.parametrize("name", ["mine.txt", "run.json"])
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, name):
+    held = json.dumps({"size": "cpu", "seed": 1})
+    (tmp_path / name).write_text(held)
+    done = call(main, tmp_path, "--cpu")
     assert done.returncode == 2 and "name another folder" in done.stderr
-    assert (tmp_path / "mine.txt").read_text() == "mine" and list(tmp_path.iterdir()) == [tmp_path / "mine.txt"]
+    assert (tmp_path / name).read_text() == held and list(tmp_path.iterdir()) == [tmp_path / name]
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_what_to_do(tmp_path):
     done = run_tiny(tmp_path / "run")
     assert done.returncode == 2 and "--cpu" in done.stderr

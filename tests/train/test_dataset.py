@@ -12,12 +12,12 @@ from training_data import turns
 
 from videoxl.constants import IGNORE_INDEX
 from videoxl.errors import DataError
-from videoxl.model.builder import load_pretrained_model
-from videoxl.train.bad_samples import BadSamples
-from videoxl.train.collator import collate
-from videoxl.train.dataset import VideoXLDataset, encode_record
-from videoxl.train.records import read_records
-from videoxl.train.sample_index import build_index, frame_choice, text_rule
+from videoxl.model.loading import load_pretrained_model
+from videoxl.train.data.bad_samples import BadSamples
+from videoxl.train.data.collator import collate
+from videoxl.train.data.dataset import VideoXLDataset, encode_record
+from videoxl.train.data.records import read_records
+from videoxl.train.data.sample_index import build_index, frame_choice, text_rule
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_index_is_built_once_and_follows_changes(parts, data, tmp_path, monk
     shutil.copytree(data, tmp_path / "d")
     source = tmp_path / "d" / "captions.json"
     make_dataset(parts, source)
-    from videoxl.train import sample_index
+    from videoxl.train.data import sample_index
 
     looked = []
     look, shape = sample_index._look, sample_index.text_shape

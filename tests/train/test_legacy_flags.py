@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 from videoxl.errors import ArgumentError
-from videoxl.train.arguments import check_arguments
-from videoxl.train.legacy_flags import parse_command_line
+from videoxl.train.compat.legacy_flags import parse_command_line
+from videoxl.train.config import check_arguments
 
 # The flags of the published stage scripts, as they stand there (paths shortened).
 PUBLISHED = """

@@ -9,10 +9,10 @@ from torch.optim import AdamW, Muon
 from torch.optim.lr_scheduler import LambdaLR
 
 from videoxl.errors import ArgumentError
-from videoxl.train import optimizers
-from videoxl.train.arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments
-from videoxl.train.optimizers import MuonAndOther, is_for_muon
-from videoxl.train.parts import freeze_others, learning_parts
+from videoxl.train import optim as optimizers
+from videoxl.train.config import DataArguments, ModelArguments, TrainingArguments, check_arguments
+from videoxl.train.optim import MuonAndOther, is_for_muon
+from videoxl.train.trainable import freeze_others, learning_parts
 
 
 def make(seed=0):

@@ -9,7 +9,7 @@ from conftest import ROOT
 from training_data import turns
 
 from videoxl.errors import DataError
-from videoxl.train.records import read_records
+from videoxl.train.data.records import read_records
 
 
 def write(path, records) -> str:

@@ -17,8 +17,8 @@ from conftest import ROOT, TINY
 from PIL import Image
 from training_data import losses, run_training, turns, weights_of
 
-from videoxl.model.builder import load_pretrained_model
-from videoxl.train.run import main
+from videoxl.model.loading import load_pretrained_model
+from videoxl.train.cli import main
 
 BASICS = {
     "use_cpu": True,
@@ -57,6 +57,7 @@ def test_a_dry_run_tells_plan_memory_and_first_batch_and_writes_no_model(data, t
     assert not (tmp_path / "o" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_checkpoint_that_asks_and_figures_that_can_be_read(data, tmp_path):
     found = train(tmp_path / "o", data, report_to="tensorboard", unfreeze_mm_vision_tower=True, max_steps=4)
     assert found[-1] < found[0] - 0.5
@@ -87,6 +88,7 @@ def test_a_finished_run_is_not_replaced_unless_asked(data, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "o").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_with_the_same_losses(data, tmp_path):
     settings = {"max_steps": 14, "save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
     settings |= {"group_by_stride": "relaxed", "lr_scheduler_type": "cosine", "position_gap_max": 50}
@@ -112,6 +114,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_losses(data, tmp_path):
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_adapters_are_saved_resumed_loaded_and_merged(data, tmp_path):
     settings = {
         "lora_enable": True,
@@ -154,6 +157,7 @@ def test_adapters_are_saved_resumed_loaded_and_merged(data, tmp_path):
     assert again.returncode == 2 and "exists" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 def test_adapters_on_quantised_weights_and_beacons_that_start_as_copies(data, base, tmp_path, bits):
     settings = {"bits": bits, "bf16": True, "lora_enable": True, "lora_r": 4, "max_steps": 2}
@@ -313,7 +317,7 @@ def test_features_of_a_still_tower_are_made_once_and_give_the_same_losses(data, 
     stored = sorted(path for path in (tmp_path / "features").rglob("*.safetensors"))
     assert len(stored) == 6
     assert first == pytest.approx(plain, abs=0.03)  # they are kept in bf16
-    from videoxl.train import dataset
+    from videoxl.train.data import dataset
 
     monkeypatch.setattr(dataset, "open_video", lambda *_, **__: pytest.fail("a video was opened again"))
     assert train(tmp_path / "second", data, cache_features=tmp_path / "features", **settings) == first

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videoxl.errors import DataError
-from videoxl.train.plans import SamplePlan
-from videoxl.train.samplers import Grouping, PlanBatchSampler
+from videoxl.train.data.plans import SamplePlan
+from videoxl.train.data.samplers import Grouping, PlanBatchSampler
 
 WINDOW = 1440
 

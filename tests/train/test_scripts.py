@@ -18,9 +18,10 @@ from conftest import ROOT, TINY
 from safetensors.torch import load_file
 from training_data import losses, weights_of
 
-from videoxl.model.builder import load_pretrained_model
+from videoxl.model.loading import load_pretrained_model
 
 pytest.importorskip("deepspeed", reason="needs the extra train")
+pytestmark = pytest.mark.slow  # each test starts several processes
 CPU = "--use_cpu True --bf16 False --report_to none"
 COMMON = f"{CPU} --image_aspect_ratio anyres --beacon_ratio 2 4 8 --learning_rate 1e-3 --max_steps 3 --logging_steps 1"
 COMMON += " --per_device_train_batch_size 1"

@@ -10,11 +10,11 @@ import torch
 from conftest import load_golden_model
 
 from videoxl.errors import ArgumentError
-from videoxl.train.arguments import ModelArguments, TrainingArguments
 from videoxl.train.checkpoints import list_checkpoints
-from videoxl.train.dataset import Sample
-from videoxl.train.parts import freeze_others, learning_parts, parameter_groups
-from videoxl.train.plans import SamplePlan
+from videoxl.train.config import ModelArguments, TrainingArguments
+from videoxl.train.data.dataset import Sample
+from videoxl.train.data.plans import SamplePlan
+from videoxl.train.trainable import freeze_others, learning_parts, parameter_groups
 from videoxl.train.trainer import VideoXLTrainer
 
 CASES = ["train_video_12f_r8", "train_image_2x2_r4", "train_pretrain_stage_video_4f"]

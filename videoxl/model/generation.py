@@ -11,31 +11,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import GenerationMixin
 from transformers.generation.utils import GenerateOutput
 
+from videoxl.cache.shared_prefix import repeat_rows
+from videoxl.cache.summary import SummaryCache
+from videoxl.compression.base import Compressor, get_compressor
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
-from videoxl.model.cache import SummaryCache
-from videoxl.model.decode_graph import run_ahead
+from videoxl.model.decoder.decode_graph import run_ahead
+from videoxl.model.memory import VideoMemory
 from videoxl.model.prompt import Prompt, split_prompt
-from videoxl.model.runner import (
-    Progress,
-    arrange_regions,
-    check_finite,
-    last_hidden,
-    make_chooser,
-    read_context,
-)
-from videoxl.model.shared_prefix import repeat_rows
-
-if TYPE_CHECKING:
-    from videoxl.model.memory import VideoMemory
-    from videoxl.timing import StageTimer
+from videoxl.model.room import ensure_room
+from videoxl.model.runner import check_finite, last_hidden, make_chooser, read_context
+from videoxl.model.visual import Progress, arrange_regions
+from videoxl.utils.timing import StageTimer
 
 ROOM_FOR_TEXT = 2048  # positions reserved behind a summary for the question and its answer
 
@@ -54,6 +47,8 @@ class VideoXLGenerationMixin(GenerationMixin):
         beacon_skip_first: int | None = None,
         beacon_skip_last: int | None = None,
         memory: VideoMemory | None = None,
+        ratio: int | None = None,
+        compressor: str | Compressor | None = None,
         progress: Progress | None = None,
         **kwargs,
     ) -> GenerateOutput | Tensor:
@@ -66,6 +61,8 @@ class VideoXLGenerationMixin(GenerationMixin):
                 placeholder; given ones are checked against it.
             memory: a `VideoMemory` that stands for the first region; `images` then holds the later ones only, which
                 are read with the memory's ratio.
+            ratio: compression ratio of this call; None: `config.beacon_ratio`. A memory has its own.
+            compressor: how visual tokens become positions, by name; None: by beacons. A memory has its own.
             progress: called with numbers of frames as they are read.
             **kwargs: every argument of transformers' `generate`.
 
@@ -92,6 +89,8 @@ class VideoXLGenerationMixin(GenerationMixin):
         if prompt.num_regions == 0:
             raise PromptError("`images` or `memory` was given, but the prompt holds no <image> placeholder")
         if memory is not None:
+            if ratio is not None or compressor is not None:
+                raise PromptError("a memory has its ratio and its compressor already; leave ratio and compressor out")
             memory.check_prompt(self, prompt)
         regions = arrange_regions(
             [] if images is None else images,
@@ -106,15 +105,14 @@ class VideoXLGenerationMixin(GenerationMixin):
         _check_skip(prompt, lengths, beacon_skip_first, beacon_skip_last)
 
         total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + prompt.suffixes.longest
-        chooser = make_chooser(self.config, total)
+        method = get_compressor(compressor) if memory is None else memory.reader.compressor
+        chooser = make_chooser(self.config, total, ratio, compressor=method)
         frames = sum(len(region.pixels[0]) for region in regions if region.modality == "video")
         if frames:
-            from videoxl.fit import check_fits
-
             drawn = chooser if memory is None else memory.reader.planner.chooser
-            check_fits(self, frames, drawn.least(), rows=len(input_ids), may_choose=memory is None)
+            ensure_room(self, frames, drawn.least(), rows=len(input_ids), may_choose=memory is None, compressor=method)
         if memory is not None:
-            cache, chooser = memory.close_on_fork(len(input_ids))  # later regions draw on, as in one sequence
+            cache, chooser = memory.finalize_for_query(len(input_ids))  # later regions draw on, as in one sequence
             rest = Prompt(prompt.texts[1:], prompt.suffixes)
         else:
             cache, rest = SummaryCache(len(self.model.layers)), prompt
@@ -122,7 +120,7 @@ class VideoXLGenerationMixin(GenerationMixin):
                 ratio = chooser.ratios[0]
                 kept = sum(lengths) // ratio if ratio else sum(lengths)
                 cache.reserve(total - sum(lengths) + kept + 2 * self.config.beacon_window + ROOM_FOR_TEXT)
-        hidden = last_hidden(read_context(self.model, rest, regions, cache, chooser, progress))
+        hidden = last_hidden(read_context(self.model, rest, regions, cache, chooser, progress, method))
         if hidden is not None:
             check_finite(hidden, cache)
 
@@ -154,16 +152,18 @@ class VideoXLGenerationMixin(GenerationMixin):
         ratio: int | None = None,
         progress: Progress | None = None,
         timer: StageTimer | None = None,
+        compressor: str | Compressor | None = None,
     ) -> VideoMemory:
         """Read a video once, to be asked about any number of times.
 
         Args:
             frames: pixel values [F, 3, S, S], an iterable of such chunks, or a stream of `FrameChunk`s
-                (`videoxl.video.open_video`), which is preprocessed on the model's device and gives timestamps.
+                (`videoxl.media.stream.open_video`), which is preprocessed on the model's device and gives timestamps.
             prefix_ids: [P] or [1, P] ids of the text before the video, without the placeholder.
             ratio: compression ratio; None: `config.beacon_ratio`.
             progress: called with numbers of frames as they are read.
             timer: collects the seconds of decoding, encoding and summarising.
+            compressor: how visual tokens become positions, by name; None: by beacons.
 
         Returns:
             A `VideoMemory` that grows with `extend`, answers through `generate(..., memory=...)` and can be saved.
@@ -171,9 +171,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         Raises:
             MemoryLimitError: a number of frames that is known beforehand and does not fit on the GPU.
         """
-        from videoxl.model.memory import VideoMemory
-
-        memory = VideoMemory.start(self, prefix_ids, ratio)
+        memory = VideoMemory.start(self, prefix_ids, ratio, compressor)
         memory.extend(frames, progress, timer)
         return memory
 

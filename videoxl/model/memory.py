@@ -15,23 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videoxl.cache.fingerprint import model_fingerprint
+from videoxl.cache.memory_file import MemoryState, read_memory, write_memory
+from videoxl.cache.shared_prefix import repeat_rows
+from videoxl.cache.summary import SummaryCache
+from videoxl.compression.base import Compressor, get_compressor
+from videoxl.compression.plan import RatioChooser
+from videoxl.cost.batching import frames_at_once
 from videoxl.errors import BatchError, MemoryFileError, PromptError
-from videoxl.model.cache import SummaryCache
-from videoxl.model.fingerprint import model_fingerprint
-from videoxl.model.plan import RatioChooser, WindowStep
-from videoxl.model.pooling import pool_video
 from videoxl.model.prompt import Prompt
-from videoxl.model.runner import (
-    Progress,
-    RegionReader,
-    check_finite,
-    encode_frames,
-    frames_at_once,
-    last_hidden,
-    make_chooser,
-)
-from videoxl.model.shared_prefix import repeat_rows
-from videoxl.timing import StageTimer
+from videoxl.model.room import ensure_room
+from videoxl.model.runner import RegionReader, check_finite, last_hidden, make_chooser
+from videoxl.model.visual import Progress, frame_tokens
+from videoxl.utils.timing import StageTimer
 
 
 class VideoMemory:
@@ -46,6 +42,7 @@ class VideoMemory:
         prefix_ids: ids of the text before the video.
         timestamps: seconds of each frame, NaN where unknown. indices: number of each frame in its file, -1 if unknown.
         source: what is known of the file (`path`, `fps`), empty for bare tensors.
+        notes: sentences about how it was read, for the user to see.
         rows: videos that are read side by side, equally long; 1 but for what `fork(rows)` makes.
     """
 
@@ -57,23 +54,33 @@ class VideoMemory:
         self.timestamps: list[float] = []
         self.indices: list[int] = []
         self.source: dict[str, str | float] = {}
+        self.notes: list[str] = []
         self.rows = 1
         self._fingerprint: dict[str, str] | None = None
         self._torn = False
+        self._is_closed = False
         self._closed: tuple[SummaryCache, RegionReader] | None = None
         self._closing = threading.Lock()
 
     @classmethod
     @torch.no_grad()
-    def start(cls, model, prefix_ids: Tensor | Sequence[int], ratio: int | None = None) -> VideoMemory:
+    def start(
+        cls,
+        model,
+        prefix_ids: Tensor | Sequence[int],
+        ratio: int | None = None,
+        compressor: str | Compressor | None = None,
+    ) -> VideoMemory:
         """A memory that has read its prefix and no frame yet."""
+        method = get_compressor(compressor)
+        chooser = make_chooser(model.config, None, ratio, compressor=method)
         prefix = torch.as_tensor(prefix_ids, device=model.model.input_device).reshape(1, -1)
         if (prefix < 0).any():
             raise PromptError("prefix_ids holds a placeholder; give the text before the video alone")
         cache = SummaryCache(len(model.model.layers))
         if prefix.shape[1]:
             model.model.text_step(model.model.embed_tokens(prefix), cache)
-        reader = RegionReader(model.model, cache, make_chooser(model.config, None, ratio))
+        reader = RegionReader(model.model, cache, chooser, method)
         return cls(model, cache, reader, prefix[0].tolist())
 
     @property
@@ -93,14 +100,14 @@ class VideoMemory:
         Raises:
             MemoryLimitError: a number of frames that is known beforehand and does not fit on the GPU.
         """
-        from videoxl.fit import check_fits
 
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; extend them together with extend_tokens")
         number = len(frames) if isinstance(frames, Tensor) else getattr(frames, "num_frames", None)
         if number:
-            check_fits(self.model, number, self.reader.planner.chooser.least(), self.num_frames, self.cache)
+            ratio = self.reader.planner.chooser.least()
+            ensure_room(self.model, number, ratio, self.num_frames, self.cache, compressor=self.reader.compressor)
         decoder, hidden = self.model.model, None
         stage = timer.stage if timer is not None else lambda name: nullcontext()
         chunks = _chunks(frames, decoder.vision_tower)
@@ -177,7 +184,8 @@ class VideoMemory:
     def _like(self, cache: SummaryCache, reader: RegionReader, rows: int) -> VideoMemory:
         other = VideoMemory(self.model, cache, reader, self.prefix_ids)
         other.timestamps, other.indices = list(self.timestamps), list(self.indices)
-        other.source, other._fingerprint, other.rows = dict(self.source), self._fingerprint, rows
+        other.source, other.notes = dict(self.source), list(self.notes)
+        other._fingerprint, other.rows = self._fingerprint, rows
         return other
 
     def _read(self, tokens: Tensor, timestamps: list[float], indices: list[int], hidden: Tensor | None):
@@ -194,6 +202,7 @@ class VideoMemory:
 
     def check_prompt(self, model, prompt: Prompt) -> None:
         """Raise `PromptError` unless every row of `prompt` begins with this memory's prefix and a region."""
+        self.check_whole()
         if model is not self._model() and model_fingerprint(model) != self.fingerprint:
             raise MemoryFileError(
                 f"this memory was made by another model: {self.fingerprint}, not {model_fingerprint(model)}"
@@ -208,7 +217,7 @@ class VideoMemory:
                 )
 
     @torch.no_grad()
-    def close_on_fork(self, num_rows: int = 1) -> tuple[SummaryCache, RatioChooser]:
+    def finalize_for_query(self, num_rows: int = 1) -> tuple[SummaryCache, RatioChooser]:
         """A cache for a question, pending tokens read too, and the state of the ratio's draws behind it.
 
         This memory does not change. Pending tokens are read for the first question alone.
@@ -230,8 +239,22 @@ class VideoMemory:
             repeat_rows(cache, num_rows, self.model.config._attn_implementation)
         return cache, reader.planner.fork().chooser
 
+    def close(self) -> None:
+        """Give back what the memory holds on the device; it cannot be used any more. Forks of it can."""
+        self._is_closed, self._closed = True, None
+        self.cache = SummaryCache(0)
+        self.reader.cache, self.reader.pending = self.cache, None
+
+    def __enter__(self) -> VideoMemory:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def check_whole(self) -> None:
-        """Raise `MemoryFileError` where an `extend` was interrupted inside a window."""
+        """Raise `MemoryFileError` where the memory was closed, or an `extend` was interrupted inside a window."""
+        if self._is_closed:
+            raise MemoryFileError("this memory is closed; read the video again, or load the memory's file")
         if self._torn:
             raise MemoryFileError(
                 "an interrupted extend left this memory between two windows; load it from its file, or summarise again"
@@ -258,7 +281,13 @@ class VideoMemory:
         """Positions that a question finds: the stored ones and what the pending tokens will leave."""
         if not self.num_pending:
             return self.cache.get_query_offset()
-        return self.cache.get_query_offset() + self.reader.planner.fork().next_window(self.num_pending).num_kept
+        window = self.reader.planner.fork().next_window(self.num_pending)
+        return self.cache.get_query_offset() + self.reader.compressor.num_kept(window)
+
+    @property
+    def ratios(self) -> list[int]:
+        """Compression ratios of the windows, each once, ascending; those to draw from where none was read yet."""
+        return sorted(set(self.cache.window_ratios)) or list(self.reader.planner.chooser.ratios)
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -270,7 +299,7 @@ class VideoMemory:
         """Time span in seconds of every stored visual position, [b, 2] float64: first and last frame it sums up."""
         tokens_a_frame = self.num_visual_tokens // max(self.num_frames, 1)
         times = np.asarray(self.timestamps, dtype=np.float64)
-        spans = [span for step in self.reader.steps for span in _kept_spans(step)]
+        spans = [span for window in self.reader.windows for span in self.reader.compressor.spans(window)]
         if not spans:
             return np.zeros((0, 2))
         first, stop = np.asarray(spans).T
@@ -298,30 +327,62 @@ class VideoMemory:
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write this memory to one safetensors file; it appears whole or not at all."""
-        from videoxl.model.memory_file import write_memory
-
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; save them one by one, taken out with row()")
-        write_memory(self, Path(path), overwrite)
+        write_memory(self.state(), Path(path), overwrite)
+
+    def state(self) -> MemoryState:
+        """All that a file must hold, as plain values and tensors."""
+        layers = [(layer.keys[0], layer.values[0]) if layer.is_initialized else None for layer in self.cache.layers]
+        chooser = self.reader.planner.chooser
+        return MemoryState(
+            prefix_ids=self.prefix_ids,
+            ratios=list(chooser.ratios),
+            ratio_mix=chooser.mix,
+            window_ratios=list(self.cache.window_ratios),
+            window=self.reader.planner.window,
+            compressor=self.reader.compressor.name,
+            source=self.source,
+            fingerprint=self.fingerprint,
+            timestamps=self.timestamps,
+            indices=self.indices,
+            beacon_spans=self.beacon_spans(),
+            layers=layers,
+            pending=None if self.reader.pending is None else self.reader.pending[0],
+        )
+
+    @classmethod
+    def from_state(cls, model, state: MemoryState) -> VideoMemory:
+        """A memory of `model`, whose fingerprint the state has. Takes the layers out of the state."""
+        cache = SummaryCache(len(state.layers))
+        for index, layer in enumerate(cache.layers):
+            pair, state.layers[index] = state.layers[index], None  # else all layers would be held twice
+            if pair is not None:
+                layer.replace(*(part.unsqueeze(0) for part in pair))
+        limit = model.config.max_position_embeddings
+        chooser = RatioChooser(state.ratios, state.ratio_mix, state.window, limit)
+        reader = RegionReader(model.model, cache, chooser, get_compressor(state.compressor))
+        # A memory holds full windows only, so the plan is found again by planning as many.
+        reader.windows = [reader.planner.next_window(state.window) for _ in state.window_ratios]
+        cache.restore(len(state.prefix_ids) + reader.planner.position, state.window_ratios)
+        if state.pending is not None:
+            reader.pending = state.pending.to(model.model.embed_tokens.weight.device).unsqueeze(0)
+        memory = cls(model, cache, reader, state.prefix_ids)
+        memory.timestamps, memory.indices = state.timestamps, state.indices
+        memory.source, memory._fingerprint = state.source, state.fingerprint
+        return memory
 
     @classmethod
     def load(cls, path: str | Path, model) -> VideoMemory:
         """Read a memory that `model` (the same weights, dtype and quantisation) made."""
-        from videoxl.model.memory_file import read_memory
-
-        return read_memory(Path(path), model)
-
-
-def frame_tokens(model, pixels: Tensor) -> Tensor:
-    """Visual tokens [F, t, H] of video frames, pixel values [F, 3, S, S], as `VideoMemory.extend_tokens` takes them."""
-    return pool_video(encode_frames(model.model, pixels), model.config).unflatten(0, (len(pixels), -1))
+        state = read_memory(Path(path), model_fingerprint(model), layer_devices(model))
+        return cls.from_state(model, state)
 
 
-def _kept_spans(step: WindowStep) -> list[tuple[int, int]]:
-    if step.ratio == 0:
-        return [(token, token + 1) for token in range(step.start, step.stop)]
-    return step.beacon_spans()
+def layer_devices(model) -> list[torch.device]:
+    """Where each decoder layer's part of a cache lies."""
+    return [layer.self_attn.q_proj.weight.device for layer in model.model.layers]
 
 
 def _chunks(frames, tower) -> Iterator[tuple[Tensor, list[float], list[int]]]:

@@ -17,18 +17,20 @@ from transformers import Qwen2ForCausalLM
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from videoxl.cache.gradient import GradientCache
+from videoxl.cache.summary import SummaryCache
+from videoxl.compression.base import get_compressor
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import ConfigError, PromptError
-from videoxl.model.cache import SummaryCache
+from videoxl.model.checkpoint import CheckpointLoadingMixin
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.decode_graph import decode_step
-from videoxl.model.decoder import VideoXLModel
+from videoxl.model.decoder.decode_graph import decode_step
+from videoxl.model.decoder.decoder import VideoXLModel
 from videoxl.model.generation import VideoXLGenerationMixin
-from videoxl.model.gradient_cache import GradientCache
-from videoxl.model.loading import CheckpointLoadingMixin
+from videoxl.model.loss import TrainingOptions, training_loss
 from videoxl.model.prompt import split_prompt
-from videoxl.model.runner import arrange_regions, make_chooser, read_context
-from videoxl.model.training import TrainingOptions, training_loss
+from videoxl.model.runner import make_chooser, read_context
+from videoxl.model.visual import arrange_regions
 
 
 @dataclass
@@ -80,6 +82,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         images: Sequence[Tensor] | Tensor | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         modalities: Sequence[str] | None = None,
+        ratio: int | None = None,
         ratio_seed: int | Sequence[int] = 42,
         training_options: TrainingOptions | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -90,11 +93,11 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         Args:
             input_ids: [B, L] int64, `IMAGE_TOKEN_INDEX` once for each visual region.
             attention_mask: [B, L], zero for padding, which may stand anywhere.
-            labels: [B, L] int64 (the value at a placeholder is ignored), `IGNORE_INDEX` where nothing is learnt; with
-                `training_options.left_out` a label can also name ids that the loss leaves out (`leaving_out`).
+            labels: [B, L] int64 (the value at a placeholder is ignored), `IGNORE_INDEX` where nothing is learnt.
             images: flat list, row by row, of pixel values [frames or views, 3, S, S].
             image_sizes: accepted for compatibility; `unires` and `flat` do not need them.
             modalities: `video` or `image` for each of `images`.
+            ratio: compression ratio of this call; None: `config.beacon_ratio`.
             ratio_seed: seed of the draws where `config.beacon_ratio` holds several ratios.
             training_options: what a training step does differently from plain reading.
             logits_to_keep: as in transformers; with `images` it counts within the text behind the last region.
@@ -131,7 +134,8 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         )
         total = sum(text.shape[1] for text in prompt.texts) + sum(region.length(model) for region in regions)
         total += prompt.suffixes.longest
-        chooser = make_chooser(self.config, total, seed=ratio_seed)
+        method = get_compressor(options.compressor)
+        chooser = make_chooser(self.config, total, ratio, ratio_seed, method)
         if labels is not None:
             loss, count, cache = training_loss(self, prompt, regions, chooser, options)
             given = kwargs.get("num_items_in_batch")
@@ -139,7 +143,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             return VideoXLOutput(loss=loss, window_ratios=tuple(cache.window_ratios))
 
         cache = (GradientCache if torch.is_grad_enabled() else SummaryCache)(len(model.layers))
-        for _ in read_context(model, prompt, regions, cache, chooser):
+        for _ in read_context(model, prompt, regions, cache, chooser, compressor=method):
             pass
         suffix, _ = prompt.suffixes.pad(0, "right")
         hidden = model.text_step(model.embed_tokens(suffix.to(model.input_device)), cache)

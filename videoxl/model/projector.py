@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import nn
 
 from videoxl.errors import ConfigError
@@ -32,3 +33,9 @@ def build_projector(config: VideoXLConfig) -> nn.Module:
     for _ in range(int(match.group(1)) - 1):
         layers += [nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)]
     return nn.Sequential(*layers)
+
+
+def count_projector(config: VideoXLConfig) -> int:
+    """Parameters of the projector, from its sizes alone. Raises `ConfigError` as `build_projector`."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_projector(config).parameters())

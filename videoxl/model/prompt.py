@@ -171,3 +171,13 @@ def shifted_labels(prompt: Prompt, region_lengths: list[int], times: int = 1) ->
     context = torch.cat([*pieces, suffix[::times, :1]], dim=1)[:, 1:]
     last = torch.cat([suffix[:, 1:], suffix.new_full((len(suffix), 1), IGNORE_INDEX)], dim=1)
     return [*context.split([piece.shape[1] for piece in pieces], dim=1), last]
+
+
+def transform_input_id(input_ids: Tensor, num_tokens: int, special_token: int) -> Tensor:
+    """The expanded prompt that `generate` returns: the placeholder in ids [B, L] as `num_tokens` of `special_token`."""
+    places = (input_ids == IMAGE_TOKEN_INDEX).nonzero()
+    if len(places) == 0:
+        raise PromptError("input_ids holds no <image> placeholder to expand")
+    place = int(places[0, 1])
+    visual = input_ids.new_full((len(input_ids), num_tokens), special_token)
+    return torch.cat([input_ids[:, :place], visual, input_ids[:, place + 1 :]], dim=1)

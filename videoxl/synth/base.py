@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig
 
 from videoxl import LlavaQwenForCausalLM, VideoXLConfig
-from videoxl.conversation import SELECT_MESSAGE, SYSTEM_MESSAGE
-from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.chat import SELECT_MESSAGE, SYSTEM_MESSAGE
+from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.synth.questions import ask, sample_cards
 from videoxl.synth.story import tell
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from videoxl.errors import CheckpointError
-from videoxl.model.builder import load_pretrained_model
+from videoxl.model.loading import load_pretrained_model
 from videoxl.synth.cards import COLOURS, NUM_TESTED, all_cards
 from videoxl.synth.charts import draw_accuracy, draw_training
 from videoxl.synth.evaluate import WITHOUT_RATIO, interval

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoxl.model.transfer import send
 from videoxl.synth.glyphs import SIDE, glyph_masks, grain
+from videoxl.utils.transfer import send
 
 BACKGROUND = (
     "red0", "green0", "blue0", "red1", "green1", "blue1",  # the two colours

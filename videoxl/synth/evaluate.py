@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from videoxl.constants import TOKEN_PERFRAME
 from videoxl.errors import DataError
-from videoxl.model.builder import load_pretrained_model
-from videoxl.program import one_line_errors
-from videoxl.synth.answering import answer, answer_reduced, encode
+from videoxl.model.loading import load_pretrained_model
+from videoxl.synth.answering import answer, encode
 from videoxl.synth.testset import Item, TestSet
+from videoxl.utils.cli_errors import one_line_errors
+from videoxl.utils.files import write_json
 
 FRAMES_A_BATCH = {"cpu": 512, "cuda": 32768}
 MOST_ROWS = 128
@@ -67,9 +68,7 @@ class Scores:
         """Keep a finished cell, in the file too."""
         self.cells.append(cell)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".part")
-        draft.write_text(json.dumps({**self.about, "cells": self.cells}, indent=1) + "\n")
-        draft.replace(self.path)
+        write_json(self.path, {**self.about, "cells": self.cells})
 
 
 def interval(right: int, total: int) -> tuple[float, float]:
@@ -128,11 +127,9 @@ def evaluate(
                 given = []
                 for number in range(tries):
                     texts = [item.questions[number].text for item in batch]
-                    if reduction in REDUCED:
-                        given.append(answer_reduced(model, tokenizer, features, texts, ratio, reduction))
-                    else:
-                        seen = None if reduction == "no video" else features
-                        given.append(answer(model, tokenizer, seen, texts, ratio))
+                    seen = None if reduction == "no video" else features
+                    method = None if reduction == "no video" else reduction
+                    given.append(answer(model, tokenizer, seen, texts, ratio, method))
                 for place, item in enumerate(batch):
                     tallies[ratio, reduction].add(item, [row[place] for row in given])
         seconds = time.perf_counter() - started

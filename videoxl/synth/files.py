@@ -16,11 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from videoxl.errors import DataError
-from videoxl.program import one_line_errors
 from videoxl.synth.drawing import draw
 from videoxl.synth.questions import Question, ask, sample_cards
 from videoxl.synth.scenes import families
 from videoxl.synth.story import Story, tell
+from videoxl.utils.cli_errors import one_line_errors
+from videoxl.utils.files import whole_file
 
 RECORDS = "records.json"
 _AT_ONCE = 64  # frames in memory while a video is written
@@ -30,9 +31,8 @@ def write_video(path: Path, numbers: np.ndarray, side: int, fps: int = 1, crf: i
     """Frames [F, WIDTH] as an H.264 file of S x S pixels; it appears whole or not at all."""
     import av
 
-    draft = path.with_suffix(".part.mp4")
-    # Without the muxer's date the same frames give the same file.
-    with av.open(str(draft), "w", container_options={"fflags": "+bitexact"}) as container:
+    exact = {"fflags": "+bitexact"}  # without the muxer's date the same frames give the same file
+    with whole_file(path) as draft, av.open(str(draft), "w", format="mp4", container_options=exact) as container:
         # x264's macroblock tree gives other bytes from run to run on processors with AVX-512, even with one thread.
         options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
@@ -41,7 +41,6 @@ def write_video(path: Path, numbers: np.ndarray, side: int, fps: int = 1, crf: i
             for frame in draw(torch.from_numpy(numbers[start : start + _AT_ONCE]), side).numpy():
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    draft.replace(path)
 
 
 def write_picture(path: Path, numbers: np.ndarray, side: int) -> None:

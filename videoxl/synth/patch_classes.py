@@ -14,9 +14,9 @@ from functools import cache
 import numpy as np
 
 from videoxl.synth.cards import COLOUR_NAMES, Card, are_held_out
+from videoxl.synth.class_tasks import UNKNOWN
 from videoxl.synth.drawing import SLOTS, G, glyphs_of
 from videoxl.synth.glyphs import NAMES, SHAPES
-from videoxl.train.vision_classes import UNKNOWN
 
 NO = "none"
 _KINDS = (*SHAPES, "blob", "bar", "digit", "letter")

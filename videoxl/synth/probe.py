@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoxl.image_processing import VideoXLImageProcessor
-from videoxl.model.builder import load_pretrained_model
+from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.model.loading import load_pretrained_model
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.program import one_line_errors
 from videoxl.synth.cards import COLOUR_NAMES, NUM_TESTED, Card, all_cards, overlay_card, show_card
 from videoxl.synth.drawing import draw
 from videoxl.synth.glyphs import SHAPES
 from videoxl.synth.scenes import families, make_clip
+from videoxl.utils.cli_errors import one_line_errors
 
 RIDGE = 1e-2
 _PROBE_STREAM = 1 << 21  # keeps its pictures apart from those of training and tests

@@ -15,7 +15,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from videoxl.conversation import SELECT_MESSAGE, SYSTEM_MESSAGE
+from videoxl.chat import SELECT_MESSAGE, SYSTEM_MESSAGE
 from videoxl.synth.cards import COLOUR_NAMES, NUM_TESTED, Card, all_cards, draw_cards
 from videoxl.synth.glyphs import SHAPES
 

@@ -5,7 +5,6 @@ They share one process, since starting Python would take longer than some of the
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -14,10 +13,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from videoxl.synth import source  # noqa: F401  (it registers the data source of the stages)
 from videoxl.synth.base import SHAPES_BY_SIZE, write_base
 from videoxl.synth.stages import STAGES, SYNTHETIC, Stage
 from videoxl.train.checkpoints import holds_result
-from videoxl.train.run import train
+from videoxl.train.cli import train
+from videoxl.utils.files import whole_file, write_json
 
 WEIGHTS = "model.safetensors"
 # Flags that all stages share.
@@ -60,7 +61,7 @@ def run_stage(stage: Stage, base: Path, output: Path, size: str, seed: int, work
         started = time.perf_counter()
         train(_arguments(stage, base, output, size, seed, workers))
         seconds = time.perf_counter() - started
-        (output / "seconds.json").write_text(json.dumps({"seconds": round(seconds, 2)}) + "\n")
+        write_json(output / "seconds.json", {"seconds": round(seconds, 2)}, indent=None)
         print(f"{stage.name}: {stage.steps} steps in {seconds:.1f} s", file=sys.stderr, flush=True)
     if not stage.compresses:
         forget_beacons(output)
@@ -91,6 +92,5 @@ def forget_beacons(folder: Path) -> None:
 
 
 def _replace(path: Path, weights: dict) -> None:
-    draft = path.with_suffix(".part")
-    save_file(weights, draft, metadata={"format": "pt"})
-    draft.replace(path)
+    with whole_file(path) as draft:
+        save_file(weights, draft, metadata={"format": "pt"})

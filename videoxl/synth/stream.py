@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.pooling import visual_length
+from videoxl.model.modality import visual_length
 from videoxl.synth.cards import Card, all_cards, overlay_card, show_card
+from videoxl.synth.class_tasks import UNKNOWN, never_in_pictures
 from videoxl.synth.drawing import DrawnFrames
 from videoxl.synth.patch_classes import NO, PATCH_CLASSES, patch_classes
 from videoxl.synth.questions import Question, ask, draw_system_message, sample_cards
@@ -22,11 +22,11 @@ from videoxl.synth.scenes import LOOKALIKES, families, make_clip
 from videoxl.synth.stages import Stage
 from videoxl.synth.story import Story, tell
 from videoxl.synth.unseen import UnseenPairs
-from videoxl.train.collator import collate
-from videoxl.train.dataset import Sample
-from videoxl.train.labels import encode_conversation
-from videoxl.train.plans import SamplePlan
-from videoxl.train.vision_classes import UNKNOWN, never_in_pictures
+from videoxl.train.data.collator import collate
+from videoxl.train.data.dataset import Sample
+from videoxl.train.data.labels import encode_conversation
+from videoxl.train.data.plans import SamplePlan
+from videoxl.train.data.sources import StreamedDataset
 
 WORDS_FRAMES = 10  # of a story in words
 WORDS_ROWS = 64  # of a batch of them among videos
@@ -43,13 +43,13 @@ PICTURE_CLASSES = {attribute: PATCH_CLASSES[attribute] for attribute in ("colour
 OF_PICTURES = ("patches", "words of pictures")
 
 
-class SyntheticStream(Dataset):
+class SyntheticStream(StreamedDataset):
     """Samples of one stage. Every batch is drawn from (seed, stage, number of the batch) alone.
 
     Attributes:
         batches: indices of the samples of each step.
         plans: the shape of each sample.
-        left_out: what the loss leaves out where labels name a row of it (`TrainingOptions.left_out`).
+        label_hook: takes what the labels leave out of the choice.
     """
 
     def __init__(self, stage: Stage, tokenizer, config: VideoXLConfig, num_patches: int, side: int, seed: int):
@@ -59,7 +59,7 @@ class SyntheticStream(Dataset):
         self.seed = seed
         self.tokenizer = _Remembering(tokenizer)
         self._unseen = UnseenPairs(self.tokenizer, config.vocab_size)
-        self.left_out = self._unseen.table
+        self.label_hook = self._unseen.hide
         self.version = "qwen_1_5"
         self.too_long: list = []
         self.unreadable: list = []

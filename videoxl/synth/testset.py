@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.synth.cards import draw_cards
 from videoxl.synth.drawing import DrawnFrames
 from videoxl.synth.questions import (
@@ -122,8 +122,9 @@ class TestSet(Dataset):
 
 
 def _through_a_file(numbers: np.ndarray, side: int) -> torch.Tensor:
+    from videoxl.media.choice import FrameChoice
+    from videoxl.media.stream import open_video
     from videoxl.synth.files import write_video
-    from videoxl.video import FrameChoice, open_video
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from videoxl.errors import ArgumentError
-from videoxl.program import one_line_errors
 from videoxl.synth.bundle import write_bundle
 from videoxl.synth.evaluate import Scores, evaluate
 from videoxl.synth.stage_runs import prepare_device, train_stages
+from videoxl.utils.cli_errors import one_line_errors
 
 # What a run looks at itself (70: every family at every depth once); docs/benchmarks.md has more.
 QUICK = {

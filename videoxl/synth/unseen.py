@@ -13,19 +13,25 @@ import torch
 from torch import Tensor
 
 from videoxl.constants import IGNORE_INDEX
-from videoxl.model.training import leaving_out
 from videoxl.synth.cards import COLOUR_NAMES, Card
 from videoxl.synth.glyphs import SHAPES
+from videoxl.utils.transfer import send
 
 COLOUR, SHAPE = 0, 1
+_ID_BITS = 32  # of a label; above them stands a row of `UnseenPairs.table`
 NAMES = (COLOUR_NAMES, SHAPES)
+
+
+def leaving_out(label: int, row: int) -> int:
+    """A label whose loss leaves out the ids in this row of `UnseenPairs.table`."""
+    return label | row << _ID_BITS
 
 
 class UnseenPairs:
     """Marks the labels of names with what is left out beside them.
 
     Attributes:
-        table: bool [n, V], ids that are left out; none in the first row. `TrainingOptions.left_out` takes it.
+        table: bool [n, V], ids that are left out; none in the first row.
     """
 
     def __init__(self, tokenizer, vocab_size: int):
@@ -74,6 +80,12 @@ class UnseenPairs:
                 self._mark(marked, start, own, other)
             place += 1
         return marked
+
+    def hide(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss's `LabelHook`: logits [n, V] without what the labels [n] leave out, and labels that are ids."""
+        left_out = send(self.table, logits.device)
+        logits = logits.masked_fill(left_out[labels >> _ID_BITS], -torch.inf)
+        return logits, labels & ((1 << _ID_BITS) - 1)
 
     def _find(self, ids: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...], int, str]]:
         """Names in a text: where each begins, its ids, kind and name."""

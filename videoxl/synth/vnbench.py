@@ -14,10 +14,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from videoxl.errors import DataError
-from videoxl.evaluation.processes import claim_output
-from videoxl.program import one_line_errors
 from videoxl.synth.files import write_video
 from videoxl.synth.testset import TRIES, TestSet
+from videoxl.utils.cli_errors import one_line_errors
+from videoxl.utils.files import claim_output
 
 KINDS = {
     "ret": ("needle", ("edit1", "insert1", "insert2")),

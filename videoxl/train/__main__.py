@@ -2,6 +2,6 @@
 
 import sys
 
-from videoxl.train.run import main
+from videoxl.train.cli import main
 
 sys.exit(main())

@@ -16,9 +16,10 @@ import torch.distributed as dist
 from torch import nn
 
 from videoxl.errors import ArgumentError
-from videoxl.image_processing import VideoXLImageProcessor
-from videoxl.train.adapters import base_of, is_adapted, save_other_weights
-from videoxl.train.vision_classes import ClassTask
+from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.train.lora import base_of, is_adapted, save_other_weights
+from videoxl.train.tasks import TaskModel
+from videoxl.utils.files import publish_mode, sync
 
 STAGING = ".saving"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
@@ -121,7 +122,7 @@ def _whole_state(trainer) -> dict[str, torch.Tensor] | None:
         state = trainer.accelerator.get_state_dict(trainer.model)
     else:
         state = trainer.model.state_dict()
-    if isinstance(trainer.model, ClassTask) and state is not None:
+    if isinstance(trainer.model, TaskModel) and state is not None:
         return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     return state
 
@@ -144,13 +145,10 @@ def _publish(staging: Path, folder: Path) -> None:
 
 def _flush(folder: Path) -> None:
     """Ask the disk to hold everything in a folder before its name says so, readable as the user's other files are."""
-    mask = os.umask(0)
-    os.umask(mask)
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(0o666 & ~mask)  # safetensors writes files that their owner alone can read
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            publish_mode(path)
+            sync(path)
 
 
 def _wait() -> None:

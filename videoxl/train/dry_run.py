@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from videoxl.model.runner import windows_at_once
-from videoxl.model.training import TRAINED_AT_ONCE
-from videoxl.train.adapters import base_of
-from videoxl.train.arguments import TrainingArguments, compute_dtype
-from videoxl.train.dataset import VideoXLDataset
-from videoxl.train.parts import part_of
+from videoxl.model.loss import TRAINED_AT_ONCE
+from videoxl.model.runner import group_limit
+from videoxl.train.config import TrainingArguments, compute_dtype
+from videoxl.train.data.dataset import VideoXLDataset
+from videoxl.train.lora import base_of
+from videoxl.train.trainable import part_of
 from videoxl.train.trainer import VideoXLTrainer
 
 _GIB = 1 << 30
@@ -55,7 +55,7 @@ def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: Trainin
     rows = longest + (visual // smallest if smallest else 0)
     batch = training.per_device_train_batch_size
     window = config.beacon_window + (config.beacon_window // smallest if smallest else 0)
-    at_once = windows_at_once(config, batch, TRAINED_AT_ONCE) if any(config.active_ratios) else 1
+    at_once = group_limit(config, batch, TRAINED_AT_ONCE) if any(config.active_ratios) else 1
     at_once = min(at_once, -(-visual // config.beacon_window))
     window_rows = min(rows, max(1, at_once) * window)
     kv = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads

@@ -7,8 +7,8 @@ tower's weights.
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from videoxl.errors import ArgumentError, VideoXLError
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.model.runner import chunk_frames
-from videoxl.train.dataset import VideoXLDataset
+from videoxl.model.visual import chunk_frames
+from videoxl.train.data.dataset import VideoXLDataset
+from videoxl.utils.digest import digest, digest_all
+from videoxl.utils.files import whole_file
 
 _SAMPLED = 1024  # values of each weight that name a tower
 
@@ -41,12 +43,12 @@ class FeatureCache:
         if any(parameter.requires_grad for parameter in tower.parameters()):
             raise ArgumentError("--cache_features needs a vision tower that stands still; leave mm_vision_tower out")
         self.folder = folder
-        self._name = hashlib.sha256(f"{rule} {_digest(tower)}".encode()).hexdigest()[:16]
+        self._name = digest(f"{rule} {_tower_digest(tower)}")
 
     def path_of(self, media: Path) -> Path:
         found = os.stat(media)
         name = f"{media.resolve()} {found.st_size} {found.st_mtime_ns}"
-        return self.folder / self._name / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+        return self.folder / self._name / f"{digest(name, digits=32)}.safetensors"
 
     def __call__(self, media: Path) -> Tensor | None:
         try:
@@ -63,7 +65,7 @@ class FeatureCache:
         mine = [item for item in list(todo.items())[rank::world] if self(item[0]) is None]
         for path, record in tqdm(mine, desc="features", unit="file", disable=rank > 0):
             try:
-                frames, _ = dataset._read_media(record, path)
+                frames, _ = dataset.read_media(record, path)
             except VideoXLError:
                 continue  # the run itself will find and count it
             chunks = [
@@ -72,14 +74,14 @@ class FeatureCache:
             ]
             place = self.path_of(path)
             place.parent.mkdir(parents=True, exist_ok=True)
-            draft = place.with_suffix(f".{os.getpid()}.part")
-            save_file({"features": torch.cat(chunks)}, draft)
-            draft.replace(place)
+            with whole_file(place) as draft:
+                save_file({"features": torch.cat(chunks)}, draft)
 
 
-def _digest(tower: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, weight in sorted(tower.state_dict().items()):
-        values = weight.flatten()[:: max(1, weight.numel() // _SAMPLED)]
-        digest.update(name.encode() + values.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+def _tower_digest(tower: torch.nn.Module) -> str:
+    def parts() -> Iterator[bytes | str]:
+        for name, weight in sorted(tower.state_dict().items()):
+            yield name
+            yield weight.flatten()[:: max(1, weight.numel() // _SAMPLED)].float().cpu().numpy().tobytes()
+
+    return digest_all(parts(), 64)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videoxl.errors import ArgumentError
-from videoxl.model.builder import load_pretrained_model
-from videoxl.program import one_line_errors
+from videoxl.model.loading import load_pretrained_model
+from videoxl.utils.cli_errors import one_line_errors
 
 
 def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> None:

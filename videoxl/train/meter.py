@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from videoxl.model.pooling import visual_length
+from videoxl.model.modality import visual_length
 
 
 class Meter:

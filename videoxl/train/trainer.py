@@ -17,23 +17,23 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from videoxl.errors import ArgumentError
-from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.model.loss import PassCounts, TrainingOptions
 from videoxl.model.pooling import pooled_length
-from videoxl.model.training import PassCounts, TrainingOptions
-from videoxl.model.transfer import send
-from videoxl.synth.drawing import DrawnFrames
-from videoxl.train.adapters import base_of, is_adapted, load_other_weights, save_other_weights
-from videoxl.train.arguments import TrainingArguments, compute_dtype, shards_parameters
-from videoxl.train.bad_samples import BadSamples
 from videoxl.train.checkpoints import StagedCheckpoints
-from videoxl.train.collator import collate
-from videoxl.train.dataset import VideoXLDataset
+from videoxl.train.config import TrainingArguments, compute_dtype, shards_parameters
+from videoxl.train.data.bad_samples import BadSamples
+from videoxl.train.data.collator import collate
+from videoxl.train.data.dataset import VideoXLDataset
+from videoxl.train.data.samplers import Grouping, PlanBatchSampler
+from videoxl.train.data.sources import LazyFrames
 from videoxl.train.evaluation import evaluate_answers, evaluate_loss
+from videoxl.train.lora import base_of, is_adapted, load_other_weights, save_other_weights
 from videoxl.train.meter import Meter
-from videoxl.train.optimizers import MuonAndOther, is_for_muon
-from videoxl.train.parts import parameter_groups
-from videoxl.train.samplers import Grouping, PlanBatchSampler
-from videoxl.train.walks import walked_once
+from videoxl.train.module_lists import walked_once
+from videoxl.train.optim import MuonAndOther, is_for_muon
+from videoxl.train.trainable import parameter_groups
+from videoxl.utils.transfer import send
 
 ON_THE_DEVICE = ("images", "classes", "never")  # of a collated batch
 DRAWN_AT_ONCE = 1024  # streamed frames whose features are made together
@@ -198,22 +198,22 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
                 gap_seed=[seed, epoch, index, _GAP_STREAM],
                 bptt_windows=self.args.bptt_windows,
                 evidence=self._evidence_tokens(batch),
-                agree=agree_over_processes if self.args.world_size > 1 else None,
-                left_out=getattr(self.train_dataset, "left_out", None),
+                sync=largest_over_processes if self.args.world_size > 1 else None,
+                label_hook=getattr(self.train_dataset, "label_hook", None),
             ),
         }
 
-    def _visual(self, images) -> list[Tensor]:
+    def _visual(self, images: list[Tensor] | LazyFrames) -> list[Tensor]:
         """Pixel values or features of each visual input of a batch."""
-        if not isinstance(images, DrawnFrames):
-            return [self._pixels(frames) for frames in images]
+        if isinstance(images, list):
+            return [self.pixels(frames) for frames in images]
         tower = base_of(self.model).model.vision_tower
         learns = any(parameter.requires_grad for parameter in tower.parameters())
         if (learns and torch.is_grad_enabled()) or shards_parameters(self.args):
-            return list(self._pixels(images.draw(self.args.device)).split(images.counts))
+            return list(self.pixels(images.draw(self.args.device)).split(images.counts))
         # A tower that stands still makes features of a few frames at a time: pixels of them all would not fit.
         with torch.no_grad(), self._half_precision():
-            features = [tower(self._pixels(part.draw(self.args.device))) for part in images.chunks(DRAWN_AT_ONCE)]
+            features = [tower(self.pixels(part.draw(self.args.device))) for part in images.chunks(DRAWN_AT_ONCE)]
         return list(torch.cat(features).split(images.counts))
 
     def _half_precision(self):
@@ -221,7 +221,8 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         dtype = compute_dtype(self.args)
         return torch.autocast(self.args.device.type, dtype, enabled=dtype != torch.float32)
 
-    def _pixels(self, frames: Tensor) -> Tensor:
+    def pixels(self, frames: Tensor) -> Tensor:
+        """Pixel values of 8-bit frames [F, S, S, 3]; features of the tower pass."""
         if frames.dtype != torch.uint8:
             return frames
         return self.image_processor.normalize(frames, base_of(self.model).model.vision_tower.dtype)
@@ -317,7 +318,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         return metrics
 
 
-def agree_over_processes(counts: PassCounts) -> PassCounts:
+def largest_over_processes(counts: PassCounts) -> PassCounts:
     """The largest counts over all processes; a collective call."""
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     largest = torch.tensor(counts.as_tuple(), device=device)

@@ -1,0 +1,262 @@
+"""Loading and saving: the published layout, bases with projector or LoRA, quantisation, what damaged folders say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import TINY, prompt_for, random_pixels
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, Qwen2Config, Qwen2ForCausalLM
+
+import videoxl
+from videoxl.errors import CheckpointError, ConfigError, VideoXLError
+from videoxl.model.loading import load_pretrained_model
+from videoxl.model.modeling import LlavaQwenForCausalLM
+
+NEW = {"max_new_tokens": 4, "do_sample": False}
+
+
+def load(folder, base=None, **kwargs):
+    return load_pretrained_model(folder, base, "llava_qwen", device_map="cpu", **kwargs)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The bundled checkpoint, to be damaged."""
+    return shutil.copytree(TINY, tmp_path / "checkpoint")
+
+
+def edit_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def shard(folder):
+    load(folder)[1].save_pretrained(folder, max_shard_size="400KB")
+    (folder / "model.safetensors").unlink()
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def test_the_loader_returns_what_the_quick_start_takes():
+    tokenizer, model, processor, context = load(TINY)
+    assert not model.training and model.dtype == torch.float32 and context == 32768
+    assert model.config._attn_implementation == "sdpa"
+    assert processor.size == {"shortest_edge": 336} and tokenizer("<|im_end|>").input_ids == [258]
+
+
+def test_auto_classes_know_the_architecture():
+    assert isinstance(AutoConfig.from_pretrained(TINY), videoxl.VideoXLConfig)
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        assert isinstance(auto.from_pretrained(TINY), LlavaQwenForCausalLM)
+
+
+def test_saving_writes_the_published_layout_and_loads_equal_to_the_bit(golden, tmp_path):
+    _, model, _, _ = load(golden / "tiny")
+    model.save_pretrained(tmp_path / "saved")
+    stored = load_file(tmp_path / "saved" / "model.safetensors")
+    published = load_file(golden / "tiny" / "model.safetensors")
+    assert set(stored) == set(published)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("llava_qwen", ["LlavaQwenForCausalLM"])
+    shutil.copytree(golden / "tiny-clip", tmp_path / "tiny-clip")
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(golden / "tiny" / name, tmp_path / "saved")
+    again = load(tmp_path / "saved")[1]
+    for (name, one), (_, other) in zip(model.named_parameters(), again.named_parameters()):
+        assert torch.equal(one, other), name
+        assert torch.equal(one, published[name]), name
+
+
+def test_a_sharded_checkpoint_loads_and_a_missing_shard_is_named(copy):
+    reference = dict(load(TINY)[1].named_parameters())
+    shards = shard(copy)
+    assert all(torch.equal(reference[name], value) for name, value in load(copy)[1].named_parameters())
+    shards[1].unlink()
+    with pytest.raises(CheckpointError, match=shards[1].name):
+        load(copy)
+
+
+def test_tied_embeddings_need_no_lm_head(copy, tmp_path):
+    edit_config(copy, tie_word_embeddings=True)
+    edit_weights(copy, lambda weights: weights.pop("lm_head.weight"))
+    model = load(copy)[1]
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_missing_beacon_weights_start_as_copies(copy):
+    def drop(weights):
+        for name in [name for name in weights if "beacon_" in name]:
+            del weights[name]
+
+    edit_weights(copy, drop)
+    model = load(copy)[1]
+    for layer in model.model.layers:
+        for name in "qkv":
+            own, twin = (getattr(layer.self_attn, f"{kind}{name}_proj") for kind in ("beacon_", ""))
+            assert torch.equal(own.weight, twin.weight) and torch.equal(own.bias, twin.bias)
+    eos = model.config.eos_token_id
+    assert torch.equal(model.model.beacon_embed_tokens.weight[0], model.model.embed_tokens.weight[eos])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no such checkpoint folder"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: edit_config(folder, model_type="llama"), "'llama' model"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" * 400), "cannot load"),
+        (lambda folder: (folder / "vocab.json").unlink(), "cannot load"),
+        (lambda folder: edit_weights(folder, lambda w: w.pop("model.norm.weight")), "1 missing: model.norm.weight"),
+        (lambda folder: edit_weights(folder, lambda w: w.pop("model.mm_projector.0.bias")), "mm_projector.0.bias"),
+        (lambda folder: edit_weights(folder, lambda w: w.update(odd=torch.ones(1))), "1 unexpected: odd"),
+        (
+            lambda folder: edit_weights(folder, lambda w: w.update({"model.norm.weight": torch.ones(5)})),
+            r"another shape: model.norm.weight \(checkpoint \[5\], model \[96\]\)",
+        ),
+        (lambda folder: edit_config(folder, beacon_attn="step-expansion"), "'full-coverage'"),
+        (
+            lambda folder: edit_config(folder, mm_vision_config=None, mm_vision_tower="/data/no/tower"),
+            "vision tower '/data/no/tower'",
+        ),
+    ],
+)
+def test_damaged_checkpoints_are_named(copy, damage, said, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    damage(copy)
+    with pytest.raises(VideoXLError, match=said):
+        load(copy)
+
+
+def test_the_tower_is_found_by_path_beside_the_checkpoint_and_by_name(golden, tmp_path):
+    from videoxl.model.configuration import VideoXLConfig
+    from videoxl.model.towers import resolve_vision_config
+
+    config = VideoXLConfig(mm_vision_tower=str(golden / "tiny-clip"))
+    assert resolve_vision_config(config).hidden_size == 32
+    config = VideoXLConfig.from_pretrained(golden / "tiny")
+    assert config.mm_vision_tower == "tiny-clip"
+    assert resolve_vision_config(config, golden / "tiny").hidden_size == 32
+    for name in ("openai/clip-vit-large-patch14-336", "/share/somebody/clip-vit-large-patch14-336"):
+        known = resolve_vision_config(VideoXLConfig(mm_vision_tower=name))
+        assert (known.hidden_size, known.num_hidden_layers, known.image_size) == (1024, 24, 336)
+
+
+def plain_base(folder, model):
+    """A plain Qwen2 checkpoint with the decoder's weights and the tokenizer of the bundled model."""
+    keys = set(Qwen2Config().to_dict()) - {"model_type", "architectures"}
+    config = Qwen2Config(**{key: value for key, value in model.config.to_dict().items() if key in keys})
+    qwen = Qwen2ForCausalLM(config)
+    qwen.load_state_dict({key: value for key, value in model.state_dict().items() if key in qwen.state_dict()})
+    qwen.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(TINY / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+def test_a_base_with_a_projector_file(tmp_path, suffix):
+    _, model, _, _ = load(TINY)
+    base = plain_base(tmp_path / "base", model)
+    tower = model.model.vision_tower.vision_tower.vision_model
+    tower.save_pretrained(tmp_path / "stage1" / "tiny-clip")
+    projector = {f"model.mm_projector.{k}": v for k, v in model.model.mm_projector.state_dict().items()}
+    if suffix == "bin":
+        torch.save(projector, tmp_path / "stage1" / "mm_projector.bin")
+    else:
+        save_file(projector, tmp_path / "stage1" / "mm_projector.safetensors")
+    config = json.loads((TINY / "config.json").read_text())
+    config.pop("mm_vision_config")
+    (tmp_path / "stage1" / "config.json").write_text(json.dumps(config))
+    loaded = load(tmp_path / "stage1", tmp_path / "base")
+    model.copy_missing_beacon_weights({name for name, _ in model.named_parameters() if "beacon_" in name})
+    for (name, one), (_, other) in zip(model.named_parameters(), loaded[1].named_parameters()):
+        assert torch.equal(one, other), name
+    (tmp_path / "stage1" / f"mm_projector.{suffix}").unlink()
+    with pytest.raises(CheckpointError, match="neither mm_projector"):
+        load(tmp_path / "stage1", base)
+
+
+def test_a_projector_file_with_code_in_it_is_not_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    shutil.copytree(TINY, tmp_path / "stage1")
+    (tmp_path / "stage1" / "model.safetensors").unlink()
+    torch.save({"model.mm_projector.0.weight": Harmful()}, tmp_path / "stage1" / "mm_projector.bin")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        load(tmp_path / "stage1", TINY)
+
+
+def test_a_lora_folder_is_merged(tmp_path):
+    peft = pytest.importorskip("peft")
+    tokenizer, model, _, _ = load(TINY)
+    adapted = peft.get_peft_model(
+        model,
+        peft.LoraConfig(r=4, target_modules=r".*layers\.\d+\.self_attn\.(beacon_)?[qv]_proj", init_lora_weights=False),
+    ).eval()
+    with torch.no_grad():
+        model.model.mm_projector[0].weight.mul_(1.5)
+    _, ids = prompt_for(tokenizer)
+    video = {"images": [random_pixels(11)], "modalities": ["video"]}
+    with torch.no_grad():
+        expected = adapted(ids, **video).logits
+    adapted.save_pretrained(tmp_path / "lora")
+    save_file(
+        {"base_model.model.model.mm_projector.0.weight": model.model.mm_projector[0].weight.detach().clone()},
+        tmp_path / "lora" / "non_lora_trainables.safetensors",
+    )
+    shutil.copy(TINY / "config.json", tmp_path / "lora")
+    merged = load(tmp_path / "lora", TINY)[1]
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids, **video).logits, expected, atol=1e-4, rtol=1e-4)
+        assert (load(TINY)[1](ids, **video).logits - expected).abs().max() > 1e-2
+
+
+def test_flash_attention_falls_back_with_one_notice():
+    from transformers.utils import is_flash_attn_2_available
+
+    if is_flash_attn_2_available():
+        pytest.skip("flash-attn is installed")
+    with pytest.warns(UserWarning, match="flash-attn is not installed") as notices:
+        model = load(TINY, attn_implementation="flash_attention_2")[1]
+    assert model.config._attn_implementation == "sdpa"
+    assert len([notice for notice in notices if "flash-attn" in str(notice.message)]) == 1
+
+
+def test_dtype_and_configuration_can_be_set():
+    assert load(TINY, torch_dtype=torch.bfloat16)[1].dtype == torch.bfloat16
+    assert load(TINY, torch_dtype="float16")[1].dtype == torch.float16
+    assert load(TINY, overwrite_config={"beacon_ratio": [4]})[1].config.beacon_ratio == [4]
+    with pytest.raises(ConfigError, match="float99"):
+        load(TINY, torch_dtype="float99")
+    custom = videoxl.VideoXLConfig.from_pretrained(TINY)
+    custom.beacon_ratio = [16]
+    assert load(TINY, customized_config=custom, multimodal=True)[1].config.beacon_ratio == [16]
+
+
+@pytest.mark.parametrize("bits", ["load_4bit", "load_8bit"])
+def test_quantised_weights_answer(golden, bits):
+    """On the recorded checkpoint: its widths are multiples of 64, as bitsandbytes' blocks need on the CPU."""
+    pytest.importorskip("bitsandbytes")
+    tokenizer, model, _, _ = load(golden / "tiny", **{bits: True})
+    kinds = {type(layer.self_attn.beacon_q_proj).__name__ for layer in model.model.layers}
+    assert type(model.model.mm_projector[0]) is type(model.lm_head) is torch.nn.Linear
+    assert kinds == {"Linear4bit" if bits == "load_4bit" else "Linear8bitLt"}
+    _, ids = prompt_for(tokenizer)
+    output = model.generate(ids, images=[random_pixels(11)], modalities=["video"], **NEW)
+    assert output.shape[1] == ids.shape[1] - 1 + 11 * 144 + 4
+    memory = videoxl.VideoMemory.start(model, [1])
+    assert memory.fingerprint["quantization"] == "bitsandbytes"

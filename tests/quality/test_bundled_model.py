@@ -1,0 +1,78 @@
+"""How well the bundled model does on this machine: a report that is run by hand (`scripts/test.sh --quality`), no gate.
+
+`scripts/report.py` has the figures over hundreds of needles; these are quick samples of the same.
+"""
+
+import json
+
+import pytest
+from conftest import BUNDLE
+from programs import call
+
+from videoxl.benchmarks.niah.run import main as niah
+from videoxl.synth.evaluate import Scores, evaluate, interval
+from videoxl.synth.testset import TRIES
+
+pytest.importorskip("av")
+pytestmark = pytest.mark.quality
+
+
+TESTS = ((64, 28), (64, 70), (128, 28))  # frames and needles; 70 are every family of scenes at every depth
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """By frames, needles and what is kept."""
+    scores = Scores(tmp_path_factory.mktemp("scores") / "scores.json", {})
+    evaluate(BUNDLE, scores, "needle", [64], [8], 28, ("beacon", "drop"), files=6, device="cpu")
+    evaluate(BUNDLE, scores, "needle", [64], [8], 70, ("beacon", "drop", "mean"), files=6, device="cpu")
+    evaluate(BUNDLE, scores, "needle", [128], [8], 28, ("beacon", "drop"), device="cpu")
+    return {(cell["frames"], cell["total"], cell["reduction"]): cell for cell in scores.cells}
+
+
+def share(cell):
+    return cell["right"] / cell["total"]
+
+
+def test_it_finds_its_needles_up_to_128_frames(cells):
+    for test in TESTS:
+        assert share(cells[*test, "beacon"]) >= 0.95
+    assert [cells[64, total, "beacon"]["by"]["source"]["mp4"][1] for total in (28, 70)] == [5, 12]
+
+
+def test_learnt_compression_beats_as_many_tokens_kept_without_it(cells):
+    """By little where tokens are dropped: of a card on the whole screen enough are kept."""
+    for test in TESTS:
+        assert share(cells[*test, "beacon"]) > share(cells[*test, "drop"]) + 0.1
+
+
+def test_learnt_compression_beats_means_of_tokens(cells):
+    """Over every family of scenes at every depth: in some of them means find as much."""
+    assert share(cells[64, 70, "beacon"]) > share(cells[64, 70, "mean"]) + 0.2
+
+
+def test_without_the_video_it_knows_no_more_than_chance(tmp_path):
+    """400 questions: a quarter, give or take three deviations."""
+    scores = Scores(tmp_path / "scores.json", {})
+    evaluate(BUNDLE, scores, "needle", [8], [8], 400, ("no video",), device="cpu")
+    assert abs(share(scores.cells[0]) - 0.25) < 3 * (0.1875 / 400) ** 0.5
+
+
+@pytest.mark.parametrize("task", ["ordering", "counting"])
+def test_it_orders_and_counts_cards_better_than_chance(task, tmp_path):
+    """Four tries a video, the right option in every place. Who guesses, by letter or by what an option says, gets a
+    quarter of them; tries of one video may hang together, so they count for one."""
+    scores = Scores(tmp_path / "scores.json", {})
+    evaluate(BUNDLE, scores, task, [16], [8], 24, device="cpu")
+    assert interval(scores.cells[0]["tries_right"] // TRIES, scores.cells[0]["total"])[0] > 0.25
+
+
+def test_it_finds_its_needles_by_the_published_protocol(tmp_path):
+    """All five needles at all five depths up to 128 frames."""
+    grid = ("--context_lengths", "1", "16", "64", "128", "--video_depth_percents", "0", "25", "50", "75", "100")
+    more = ("--ratio", "8", "--max_new_tokens", "16", "--haystack_seconds", "200", "--device", "cpu")
+    done = call(niah, "--model_path", BUNDLE, "--result_dir", tmp_path, *grid, *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / BUNDLE.name / "summary.json").read_text())
+    assert summary["cells"] == 20 and summary["generations"] == 100 and summary["beacon_ratio"] == 8
+    assert summary["score"] >= 0.95

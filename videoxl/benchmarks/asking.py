@@ -1,0 +1,122 @@
+"""Questions about videos by path: a video is read once, whatever the order of its questions, and no question sees
+another. The same question gets the same answer alone, in any order and after a resume.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videoxl.cache.fingerprint import model_fingerprint
+from videoxl.chat import PromptText
+from videoxl.errors import CheckpointError, DataError, MemoryLimitError
+from videoxl.media.choice import FrameChoice
+from videoxl.model.memory import VideoMemory
+from videoxl.session import VideoXL
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How videos are read.
+
+    Attributes:
+        choice: which frames. ratio: one compression ratio for all. backend, timeout: as in `open_video`.
+        compressor: the method's name; None: the checkpoint's own.
+    """
+
+    choice: FrameChoice
+    ratio: int = 8
+    backend: str = "pyav"
+    timeout: float | None = 60.0
+    compressor: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same as options of `VideoXL.read` and `VideoXL.ask`."""
+        return {
+            "choice": self.choice,
+            "ratio": self.ratio,
+            "backend": self.backend,
+            "timeout": self.timeout,
+            "compressor": self.compressor,
+        }
+
+
+class VideoAsker:
+    """A model with the memories of the videos it was asked about last.
+
+    Args:
+        memory_bytes: what all kept memories may take together; the newest one is kept whatever it takes.
+    """
+
+    def __init__(self, session: VideoXL, reading: Reading, memory_bytes: int = 4 * GIB):
+        self.session = session
+        self.reading = reading
+        self.memory_bytes = memory_bytes
+        self._memories: OrderedDict[tuple[str, str], VideoMemory] = OrderedDict()
+
+    def identity(self) -> dict[str, str]:
+        """What makes results of two runs comparable: weights, precision and frames' decoder, not a folder's name."""
+        return {**model_fingerprint(self.session.model), "backend": self.reading.backend}
+
+    def memory(self, path: str | Path, prompt: PromptText) -> VideoMemory:
+        """The memory of a video behind the prompt's first text, read now if it is not held.
+
+        Raises:
+            VideoError: it cannot be read. MemoryLimitError: it does not fit on the GPU, even without other memories.
+        """
+        key = (str(path), prompt.prefix)
+        if key in self._memories:
+            self._memories.move_to_end(key)
+            return self._memories[key]
+        try:
+            memory = self.session.read(path, prompt=prompt, **self.reading.options)
+        except MemoryLimitError:  # raised before a frame is read: what other videos hold may be in its place
+            if not self._memories:
+                raise
+            self._memories.clear()
+            memory = self.session.read(path, prompt=prompt, **self.reading.options)
+        self._memories[key] = memory
+        while len(self._memories) > 1 and self.held_bytes > self.memory_bytes:
+            self._memories.popitem(last=False)
+        return memory
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that all kept memories take on the device."""
+        return sum(memory.cache.allocated_bytes for memory in self._memories.values())
+
+    def facts(self, memory: VideoMemory) -> dict:
+        """What an answer rests on, for its log: ratio, number of frames, seconds of each."""
+        return {
+            "beacon_ratio": self.reading.ratio,
+            "frames": memory.num_frames,
+            "timestamps": [round(time, 3) for time in memory.timestamps],
+        }
+
+    def ask(self, source: str | Path | VideoMemory, prompt: PromptText, **generation: Any) -> str:
+        """The greedy answer to one prompt about a video or a memory. `generation`: arguments of `generate`."""
+        memory = source if isinstance(source, VideoMemory) else self.memory(source, prompt)
+        return self.session.ask(memory, prompt, **generation).text
+
+
+def load_asker(
+    model: str | Path,
+    reading: Reading,
+    memory_gb: float = 4.0,
+    device: str = "auto",
+    dtype: str = "auto",
+    **loading: Any,
+) -> VideoAsker:
+    """Load a checkpoint to ask. Raises `CheckpointError` and `ConfigError`; see `VideoXL.from_pretrained`."""
+    if memory_gb < 0:
+        raise DataError(f"{memory_gb} GB cannot hold memories; give 0 to keep only the newest, or more")
+    try:
+        session = VideoXL.from_pretrained(model, device, dtype, **loading)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; evaluation needs the folder of a Video-XL checkpoint") from error
+    return VideoAsker(session, reading, int(memory_gb * GIB))

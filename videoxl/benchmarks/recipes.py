@@ -1,0 +1,133 @@
+"""One benchmark of lmms-eval by its recipe (`configs/eval/NAME.yaml`): frames, ratio and prompt behind a score.
+
+python -m videoxl.benchmarks.recipes videomme CHECKPOINT [flags of lmms_eval]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from videoxl.errors import CheckpointError, DataError
+from videoxl.utils.cli_errors import one_line_errors
+from videoxl.utils.files import claim_output
+from videoxl.utils.resources import resource
+
+FOLDER = "configs/eval"  # of the package's resources
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a score depends on.
+
+    Attributes:
+        task: of lmms-eval. metric: its name in the results file. scale: from its numbers there to per cent.
+        max_frames_num, beacon_ratio: of every video. generation: as lmms-eval takes it.
+        prompt: whose words the question is asked in, for the reader; the task brings it.
+        published: the published 7B checkpoint's score. tolerance: points within which a run agrees with it.
+        source: where the published score stands.
+    """
+
+    task: str
+    metric: str
+    scale: float
+    max_frames_num: int
+    beacon_ratio: int
+    generation: str
+    prompt: str
+    published: float
+    tolerance: float
+    source: str
+
+    def command(self, checkpoint: str, output: Path, more: Sequence[str] = ()) -> list[str]:
+        """Arguments of `python -m lmms_eval`."""
+        model = f"pretrained={checkpoint},max_frames_num={self.max_frames_num},beacon_ratio={self.beacon_ratio}"
+        return [
+            *("--model", "videoxl", "--model_args", f"{model},strict=True"),
+            *("--tasks", self.task, "--gen_kwargs", self.generation, "--batch_size", "1"),
+            *("--log_samples", "--output_path", str(output), *more),
+        ]
+
+
+def load_recipe(name: str, folder: Path | None = None) -> Recipe:
+    """The recipe of a benchmark. Raises `DataError` that lists those there are, or names a wrong key."""
+    path = (folder or resource(FOLDER)) / f"{name}.yaml"
+    if not path.is_file():
+        raise DataError(f"no recipe {name!r}; there are {', '.join(recipe_names(folder))}")
+    try:
+        return Recipe(**yaml.safe_load(path.read_text()))
+    except (TypeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is no recipe: {error}") from error
+
+
+def recipe_names(folder: Path | None = None) -> list[str]:
+    return sorted(path.stem for path in (folder or resource(FOLDER)).glob("*.yaml"))
+
+
+def read_score(output: Path, recipe: Recipe, since: float = 0.0) -> float:
+    """The score in the newest results file below `output`, in per cent.
+
+    Args:
+        since: seconds of the epoch; older files belong to other runs.
+
+    Raises:
+        DataError: no such file, or no such score in it.
+    """
+    written = {path: path.stat().st_mtime for path in output.rglob("*_results.json")}
+    files = sorted((path for path, moment in written.items() if moment >= since), key=written.get)
+    if not files:
+        raise DataError(f"lmms-eval left no results in {output}; its messages above say why")
+    found = json.loads(files[-1].read_text())["results"].get(recipe.task, {})
+    for key, value in found.items():
+        if key.split(",")[0] == recipe.metric:
+            return value * recipe.scale
+    raise DataError(f"{files[-1]} has no {recipe.metric} of {recipe.task}; it has {', '.join(found)}")
+
+
+@one_line_errors
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="eval_lmms.sh", description=__doc__.split("\n")[0])
+    parser.add_argument("name", help="recipe: " + ", ".join(recipe_names()))
+    parser.add_argument("checkpoint", help="checkpoint folder")
+    parser.add_argument("--output", type=Path, help="folder of results (default: logs/NAME)")
+    parser.add_argument("--processes", type=int, default=int(os.environ.get("PROCESSES", 1)), help="one a GPU")
+    parser.add_argument("--print", dest="only_print", action="store_true", help="print the command, run nothing")
+    given, more = parser.parse_known_args(arguments)
+    recipe = load_recipe(given.name)
+    output = given.output or Path("logs") / given.name
+    command = [sys.executable, "-m"]
+    if given.processes > 1:
+        command += ["torch.distributed.run", "--nproc_per_node", str(given.processes), "-m"]
+    command += ["lmms_eval", *recipe.command(given.checkpoint, output, more)]
+    if given.only_print:
+        print(" ".join(command))
+        return 0
+    if not (Path(given.checkpoint) / "config.json").is_file():
+        raise CheckpointError(f"{given.checkpoint} is not a checkpoint's folder: it has no config.json")
+    claim_output(output)
+    return _run(command, output, recipe)
+
+
+def _run(command: Sequence[str], output: Path, recipe: Recipe) -> int:
+    started = time.time() - 1  # file systems round
+    status = subprocess.run(command).returncode
+    score = read_score(output, recipe, started)
+    within = abs(score - recipe.published) <= recipe.tolerance
+    print(
+        f"{recipe.task}: {score:.1f}; the published checkpoint's score is {recipe.published} ({recipe.source}), "
+        f"{'within' if within else 'not within'} {recipe.tolerance} points"
+    )
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

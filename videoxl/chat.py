@@ -1,0 +1,178 @@
+"""Every prompt template, once: those of the published checkpoints, and their texts as token ids."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from videoxl.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from videoxl.errors import ConfigError
+
+SYSTEM_MESSAGE = "You are a helpful assistant."
+SELECT_MESSAGE = (
+    "Carefully watch this video and pay attention to every detail. Based on your observations, select the best option "
+    "that accurately addresses the question."
+)
+"""System message behind the published VNBench scores (`eval/eval_vnbench.py` of the published system)."""
+
+
+@dataclass
+class Conversation:
+    """A dialogue and how it is written down.
+
+    Attributes:
+        system: text of the system turn (chat) or what stands before everything (plain).
+        roles: names of the two sides as they are written.
+        messages: (role, text) pairs; None as text leaves the turn open for the model.
+        sep: what ends a turn.
+        style: `chatml` (Qwen2's chat format) or `plain` (placeholder and caption, for pretraining).
+    """
+
+    system: str
+    roles: tuple[str, str]
+    sep: str
+    style: str
+    version: str
+    messages: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def append_message(self, role: str, message: str | None) -> None:
+        self.messages.append((role, message))
+
+    def copy(self) -> Conversation:
+        return copy.deepcopy(self)
+
+    def get_prompt(self) -> str:
+        """The dialogue as one string."""
+        if self.style == "plain":
+            return self.system + "".join(text + self.sep for _, text in self.messages if text)
+        turns = [self.system + self.sep + "\n"] if self.system else []
+        for role, text in self.messages:
+            turns.append(f"{role}\n{text}{self.sep}\n" if text else f"{role}\n")
+        return "".join(turns)
+
+
+conv_qwen = Conversation(
+    system=f"<|im_start|>system\n{SYSTEM_MESSAGE}",
+    roles=("<|im_start|>user", "<|im_start|>assistant"),
+    sep="<|im_end|>",
+    style="chatml",
+    version="qwen",
+)
+conv_plain = Conversation(system="", roles=("", ""), sep="\n", style="plain", version="plain")
+
+conv_templates = {"default": conv_qwen, "qwen_1_5": conv_qwen, "qwen_2": conv_qwen, "plain": conv_plain}
+default_conversation = conv_qwen
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """The text of one prompt, cut at its visual inputs.
+
+    Attributes:
+        texts: what stands before, between and behind them: one more than there are visual inputs.
+    """
+
+    texts: tuple[str, ...]
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the first visual input: what a video memory has read."""
+        return self.texts[0]
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind the last one."""
+        return self.texts[-1]
+
+    @property
+    def num_visuals(self) -> int:
+        return len(self.texts) - 1
+
+
+def question_prompt(
+    question: str,
+    num_visuals: int = 1,
+    system: str = SYSTEM_MESSAGE,
+    separator: str = "\n",
+    answer: str = "",
+) -> PromptText:
+    """One question about visual inputs in Qwen2's chat format. The inputs come first; `<image>` in a text is text.
+
+    Args:
+        separator: between the visual inputs and the question.
+        answer: how the answer begins, where the model is to go on from there.
+    """
+    head = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
+    tail = f"{question}<|im_end|>\n<|im_start|>assistant\n{answer}"
+    if not num_visuals:
+        return PromptText((head + tail,))
+    return PromptText((head, *[" "] * (num_visuals - 1), separator + tail))
+
+
+_MARK = "\0visual\0"  # no user's text holds it
+
+
+def check_template(name: str) -> None:
+    """Raise `ConfigError` for a conversation template that there is not."""
+    if name not in conv_templates:
+        raise ConfigError(f"conv_template {name!r} is not known; use one of {', '.join(conv_templates)}")
+
+
+def template_prompt(template: str, context: str, num_visuals: int) -> PromptText:
+    """A one-turn prompt by a published template.
+
+    As published, `<image>` in the context stands for a visual input where it comes as often as there are such inputs;
+    else they come first, and whatever the context holds is text.
+    """
+    if num_visuals and context.count(DEFAULT_IMAGE_TOKEN) == num_visuals:
+        context = context.replace(DEFAULT_IMAGE_TOKEN, _MARK)
+    elif num_visuals:
+        context = " ".join([_MARK] * num_visuals) + "\n" + context
+    conversation = conv_templates[template].copy()
+    conversation.append_message(conversation.roles[0], context)
+    conversation.append_message(conversation.roles[1], None)
+    return PromptText(tuple(conversation.get_prompt().split(_MARK)))
+
+
+def text_ids(tokenizer, text: str) -> list[int]:
+    """Ids of a text in which `<image>` is text, too."""
+    return tokenizer(text).input_ids if text else []
+
+
+def video_prompt_ids(tokenizer, question: str, system: str = SYSTEM_MESSAGE) -> tuple[list[int], list[int]]:
+    """Ids of the text before and behind the video of a one-question prompt in Qwen2's chat format."""
+    prompt = question_prompt(question, system=system)
+    return text_ids(tokenizer, prompt.prefix), text_ids(tokenizer, prompt.suffix)
+
+
+def join_prompt_ids(*texts: list[int]) -> list[int]:
+    """One prompt from the ids of its texts, a placeholder between each two."""
+    ids = list(texts[0])
+    for text in texts[1:]:
+        ids += [IMAGE_TOKEN_INDEX, *text]
+    return ids
+
+
+def tokenizer_image_token(
+    prompt: str, tokenizer, image_token_index: int = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
+) -> list[int] | Tensor:
+    """Ids of a prompt with `image_token_index` for each `<image>` in it.
+
+    Returns:
+        A list, or an int64 tensor [L] for `return_tensors="pt"`.
+    """
+    chunks = [tokenizer(chunk).input_ids for chunk in prompt.split(DEFAULT_IMAGE_TOKEN)]
+    bos = tokenizer.bos_token_id
+    starts_with_bos = bos is not None and chunks[0][:1] == [bos]
+    ids = list(chunks[0])
+    for chunk in chunks[1:]:
+        ids.append(image_token_index)
+        ids += chunk[1:] if starts_with_bos else chunk
+    if return_tensors is None:
+        return ids
+    if return_tensors != "pt":
+        raise ValueError(f"return_tensors is {return_tensors!r}; use 'pt' or None")
+    return torch.tensor(ids, dtype=torch.long)

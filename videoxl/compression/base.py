@@ -1,0 +1,115 @@
+"""The seam of compression: what a method says so that visual tokens become cached positions.
+
+There is one path from visual tokens to cache (`VideoXLModel.windows_step`), for inference, training and evaluation. It
+asks a `Compressor` for the rows that go through the decoder, where they stand, and which of them stay. A new method is
+a class and a registration; `baselines.py` has the shortest ones.
+
+Shape letters: B batch, t visual tokens of some windows, T decoder rows of them, H hidden size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from videoxl.compression.plan import Window
+from videoxl.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from videoxl.compression.rows import RowPlan
+
+DEFAULT = "beacon"
+
+
+class Compressor(ABC):
+    """Turns windows of visual tokens into cached positions, one for every full group of `ratio` tokens.
+
+    A window with ratio 0 is not compressed by any method: its tokens are read like text, and all of them stay.
+
+    Attributes:
+        name: what a user calls it by, on the command line and in a memory's file.
+        fixed_ratio: the only ratio it knows; None: any.
+    """
+
+    name: ClassVar[str]
+    fixed_ratio: ClassVar[int | None] = None
+
+    def num_kept(self, window: Window) -> int:
+        """Positions that stay in the cache after a window."""
+        return window.num_groups if window.ratio else window.num_tokens
+
+    @abstractmethod
+    def num_rows(self, window: Window) -> int:
+        """Rows that go through the decoder for a window: what it costs."""
+
+    @abstractmethod
+    def embed(self, decoder, visual: Tensor, windows: Sequence[Window], cache) -> Tensor:
+        """The rows [B, T, H] that go through the decoder.
+
+        Args:
+            decoder: the `VideoXLModel`, for embeddings that a method has in the checkpoint.
+            visual: [B, t, H], the projected visual tokens of `windows`, which have all a ratio above 0.
+            cache: what earlier windows have left.
+        """
+
+    def row_plan(self, windows: Sequence[Window]) -> RowPlan | None:
+        """Where the rows stand and which of them stay; None: they are read like text, in order, and all stay."""
+        return None
+
+    def token_of_row(self, windows: Sequence[Window]) -> list[int] | None:
+        """For each row whose hidden state `windows_step` returns, the visual token (of `visual`) that it stands for.
+
+        Training needs it to put labels to rows. None: there is a row for every token, in order.
+        """
+        return None
+
+    def spans(self, window: Window) -> list[tuple[int, int]]:
+        """The visual tokens that each kept position sums up, as half-open ranges of the region."""
+        if not window.ratio:
+            return [(token, token + 1) for token in range(window.start, window.stop)]
+        return window.group_spans()
+
+    def is_parameter(self, name: str) -> bool:
+        """Whether a parameter of the model, by its name, belongs to this method."""
+        return False
+
+
+class TokenReducer(Compressor):
+    """A method without parameters that makes fewer tokens before the decoder reads them."""
+
+    def num_rows(self, window: Window) -> int:
+        return self.num_kept(window)
+
+    @abstractmethod
+    def reduce(self, tokens: Tensor, window: Window) -> Tensor:
+        """The tokens [B, t, H] of one window with a ratio above 0 -> [B, num_kept(window), H]."""
+
+    def embed(self, decoder, visual: Tensor, windows: Sequence[Window], cache) -> Tensor:
+        parts = visual.split([window.num_tokens for window in windows], dim=1)
+        rows = [self.reduce(part, window) for part, window in zip(parts, windows)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+    def token_of_row(self, windows: Sequence[Window]) -> list[int]:
+        first = windows[0].start
+        return [stop - 1 - first for window in windows for _, stop in self.spans(window)]
+
+
+COMPRESSORS: Registry[type[Compressor]] = Registry(
+    "compressor",
+    "videoxl.compressors",
+    {
+        "beacon": "videoxl.compression.beacon.compressor:BeaconCompressor",
+        "none": "videoxl.compression.baselines:KeepAll",
+        "drop": "videoxl.compression.baselines:DropTokens",
+        "mean": "videoxl.compression.baselines:MeanOfTokens",
+    },
+)
+
+
+def get_compressor(name: str | Compressor | None = None) -> Compressor:
+    """The compressor of that name; None: the checkpoint's own method. Raises `ConfigError` for an unknown one."""
+    return name if isinstance(name, Compressor) else COMPRESSORS.get(name or DEFAULT)()

@@ -1,0 +1,1 @@
+"""Visual summary tokens ("beacons"): the method of Video-XL."""

@@ -1,0 +1,42 @@
+"""A layer's products where some rows have weights of their own.
+
+Shape letters: T rows of a step, t rows that pass through.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from videoxl.compression.rows import WindowLayout
+from videoxl.kernels import can_run
+
+
+def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: WindowLayout | None) -> Tensor:
+    """Apply `ordinary` to every row of x [B, T, ...], but `beacon` to the beacon rows where there is one."""
+    if window is None or beacon is None or not window.own_projections:
+        return ordinary(x)
+    tokens, beacons = x[:, : window.num_passing], x[:, window.num_passing :]
+    plain = is_plain_linear(ordinary) and is_plain_linear(beacon)
+    if len(x) == 1 and plain and can_run(x, ordinary.weight, beacon.weight):
+        # Two products into one tensor: to put their results together would read and write all of them once more.
+        output = x.new_empty(*x.shape[:-1], ordinary.out_features)
+        _linear_into(output[0, : window.num_passing], tokens[0], ordinary)
+        _linear_into(output[0, window.num_passing :], beacons[0], beacon)
+        return output
+    return torch.cat([ordinary(tokens), beacon(beacons)], dim=1)
+
+
+def is_plain_linear(module: nn.Module) -> bool:
+    """Whether a call of the module is a product with its weight and nothing else (no adapter, no hook, not spread)."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not hooked
+
+
+def _linear_into(output: Tensor, x: Tensor, linear: nn.Linear) -> None:
+    """x [t, in] through a linear layer into `output` [t, out]."""
+    weight = linear.weight.t()
+    if linear.bias is None:
+        torch.mm(x, weight, out=output)
+    else:
+        torch.addmm(linear.bias, x, weight, out=output)

@@ -1,0 +1,106 @@
+"""Where the decoder rows of some windows stand, and which of them stay: as integers, then on a device.
+
+Rows are kept *grouped*: those that only pass through first, those that stay behind them. Norms, projections and MLP do
+not care about order, so they work on two contiguous slices; only queries, keys and values are brought into the order of
+the sequence, which causal attention needs.
+
+Shape letters: B batch, T rows of all windows, b rows that stay, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videoxl.utils.transfer import send
+
+
+@dataclass(eq=False)
+class RowPlan:
+    """The rows of some windows.
+
+    Attributes:
+        num_passing: rows that only pass through; they come first.
+        positions: [T] int64, place of each grouped row in the sequence of all windows, one behind the other.
+        owners: [T] int64, which window each grouped row is of.
+        lengths: for each window its rows, and how many of them stay.
+        own_projections: whether the rows that stay use the projections that the method has in the checkpoint.
+    """
+
+    num_passing: int
+    positions: np.ndarray
+    owners: np.ndarray
+    lengths: tuple[tuple[int, int], ...]
+    own_projections: bool = False
+    _on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def interleave(cls, windows: Sequence[tuple[np.ndarray, np.ndarray]], own_projections: bool = False) -> RowPlan:
+        """From each window's places of passing and of staying rows in its own sequence (int64, each ascending)."""
+        passing, staying, start = [], [], 0
+        for of_passing, of_staying in windows:
+            passing.append(of_passing + start)
+            staying.append(of_staying + start)
+            start += len(of_passing) + len(of_staying)
+        parts = (passing, staying)
+        owners = [np.full(len(part), number) for each in parts for number, part in enumerate(each)]
+        lengths = tuple((len(first) + len(second), len(second)) for first, second in windows)
+        return cls(
+            sum(map(len, passing)),
+            np.concatenate([*passing, *staying]),
+            np.concatenate(owners),
+            lengths,
+            own_projections,
+        )
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """(permutation, positions, owners) as int64 [T] on a device; permutation: the grouped row at each place."""
+        if device not in self._on:
+            with torch.inference_mode(False):  # an inference tensor kept here could not be used in training
+                found = (torch.from_numpy(each) for each in (self.positions.argsort(), self.positions, self.owners))
+                self._on[device] = tuple(send(each, device) for each in found)
+        return self._on[device]
+
+
+@dataclass
+class WindowLayout:
+    """How the grouped rows of windows map to their sequences, as a decoder layer needs it.
+
+    Text may have a layout too, `WindowLayout(num_rows)`: its step then calls the compressor's modules on no rows, so
+    that all steps call the same modules, which wrappers that gather parameters need.
+
+    Attributes:
+        num_passing: rows that only pass through, the first ones; the rest stay in the cache.
+        permutation: [T] int64, grouped row that stands at each place of the sequence.
+        positions: [T] int64, place in the sequence of each grouped row (the inverse of `permutation`).
+        memory_rope: cosine and signed sine [1, b, D] of the positions that the staying rows take in the cache.
+        lengths: rows of each window, and how many of them stay.
+        blocks: the windows' blocks of queries for `videoxl/kernels/windows.py`; None where it does not run.
+        own_projections: whether the staying rows have projections of their own.
+    """
+
+    num_passing: int
+    permutation: Tensor | None = None
+    positions: Tensor | None = None
+    memory_rope: tuple[Tensor, Tensor] | None = None
+    lengths: tuple[tuple[int, int], ...] = ()
+    blocks: Tensor | None = None
+    own_projections: bool = True
+
+    @property
+    def is_text(self) -> bool:
+        return self.permutation is None
+
+    def to(self, device: torch.device, non_blocking: bool = False, **_) -> WindowLayout:
+        """Copy on another device; accelerate's hooks call it where layers lie on several."""
+        permutation, positions, cos, sin, blocks = (
+            None if x is None else x.to(device, non_blocking=non_blocking)
+            for x in (self.permutation, self.positions, *self.memory_rope, self.blocks)
+        )
+        return WindowLayout(
+            self.num_passing, permutation, positions, (cos, sin), self.lengths, blocks, self.own_projections
+        )

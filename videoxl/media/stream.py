@@ -1,0 +1,173 @@
+"""Open a video, choose frames, stream them in bounded chunks with their true times.
+
+Frames go through the model's exact resize as they are decoded, so that only small frames of one chunk are held. With a
+`timeout` a child process decodes, and is killed if it makes no progress.
+
+Shape letters: F frames of a chunk, n frames chosen, S side of the model's input.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from videoxl.errors import VideoError, VideoWarning
+from videoxl.media.choice import FrameChoice
+from videoxl.media.pixels import VideoXLImageProcessor
+
+if TYPE_CHECKING:
+    from videoxl.media.index import VideoInfo
+
+CHUNK = 40  # frames: four windows of the published geometry, 13 MB at 336 pixels
+
+
+@dataclass
+class FrameChunk:
+    """Some frames on their way to the model.
+
+    Attributes:
+        frames: uint8 [F, S, S, 3] on the CPU.
+        timestamps: seconds of each frame. indices: its number in the file.
+    """
+
+    frames: np.ndarray
+    timestamps: list[float]
+    indices: list[int]
+    image_processor: VideoXLImageProcessor = field(repr=False)
+
+    def pixels(self, device: torch.device, dtype: torch.dtype, part: slice = slice(None)) -> torch.Tensor:
+        """Pixel values [F, 3, S, S] of `part`; the 8-bit frames travel, normalisation happens on `device`."""
+        return self.image_processor.normalize(torch.from_numpy(self.frames[part]).to(device), dtype)
+
+
+class FrameStream:
+    """Chosen frames of one video as `FrameChunk`s; iterating decodes. Close it (or use `with`) to end early.
+
+    Attributes:
+        info: what the file holds.
+        indices: frame numbers that were chosen, [n].
+        notes: sentences about what is not as asked (fewer frames than wanted, damage), for the user to see.
+        source: `path` and `fps`, for the record that a `VideoMemory` keeps.
+    """
+
+    def __init__(
+        self,
+        info: VideoInfo,
+        indices: np.ndarray,
+        frames: Iterator[tuple[int, np.ndarray]],
+        image_processor: VideoXLImageProcessor,
+        chunk: int,
+        notes: list[str],
+        close: Callable[[], None] | None = None,
+    ):
+        self.info = info
+        self.indices = indices
+        self.notes = notes
+        self.source = {"path": info.path, "fps": info.fps}
+        self._frames = frames
+        self._image_processor = image_processor
+        self._chunk = chunk
+        self._close = close or frames.close
+        self._started = False
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that were chosen; damaged ones among them are left out while reading."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        if self._started:
+            raise VideoError(f"the frames of {self.info.path} were read already; open the video again")
+        self._started = True
+        held: list[tuple[int, np.ndarray]] = []
+        delivered = 0
+        for item in self._frames:
+            held.append(item)
+            if len(held) == self._chunk:
+                delivered += len(held)
+                yield self._pack(held)
+                held = []
+        if held:
+            delivered += len(held)
+            yield self._pack(held)
+        if delivered < self.num_frames:
+            note = f"{self.num_frames - delivered} of {self.num_frames} frames of {self.info.path} cannot be decoded"
+            if not delivered:
+                raise VideoError(note)
+            self.notes.append(note)
+            warnings.warn(note, VideoWarning, stacklevel=2)
+
+    def close(self) -> None:
+        """End decoding; a decoder process is killed."""
+        self._close()
+
+    def __enter__(self) -> FrameStream:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _pack(self, held: list[tuple[int, np.ndarray]]) -> FrameChunk:
+        numbers = [number for number, _ in held]
+        times = self.info.timestamps[numbers].tolist()
+        return FrameChunk(np.stack([frame for _, frame in held]), times, numbers, self._image_processor)
+
+
+def probe_video(path: str) -> VideoInfo:
+    """What a video file holds; see `index_video` for errors."""
+    from videoxl.media.index import index_video
+
+    return index_video(str(path)).info
+
+
+def open_video(
+    path: str,
+    image_processor: VideoXLImageProcessor,
+    choice: FrameChoice,
+    backend: str = "pyav",
+    timeout: float | None = None,
+    decoder_scaler: bool = False,
+    chunk: int = CHUNK,
+) -> FrameStream:
+    """Choose frames of a video and stream them.
+
+    Args:
+        backend: `pyav` (default), `decord`, `torchcodec`, or a decoder that was registered (`media/decoders`).
+        timeout: seconds without a frame after which decoding is ended; the work then runs in a process of its own,
+            which also decodes ahead while the model computes. None: decode here, while iterating.
+        decoder_scaler: let the decoder scale (faster, a little different from the exact resize; PyAV only).
+        chunk: frames held at once.
+
+    Raises:
+        VideoError, VideoTimeoutError: the message names the file and what is wrong with it.
+    """
+    # PyAV is imported when a file is opened: training on frames that are made, not read, can do without it.
+    from videoxl.media.decode import decode_resized
+    from videoxl.media.decoders import check_decoder
+    from videoxl.media.index import index_video
+    from videoxl.media.process import DecoderProcess
+
+    path = str(path)
+    check_decoder(backend, decoder_scaler)
+    if timeout is None:
+        index = index_video(path)
+        indices = choice.indices(index.info)
+        frames = decode_resized(index, indices.tolist(), backend, image_processor.side, decoder_scaler)
+        info, close = index.info, None
+    else:
+        process = DecoderProcess(path, choice, backend, image_processor.side, decoder_scaler, timeout)
+        info, indices, frames, close = process.info, process.indices, process.frames(), process.close
+    notes = [f"{path}: {info.damage}"] if info.damage else []
+    wanted = choice.num_frames or 0
+    if choice.max_frames is not None:
+        wanted = min(wanted, choice.max_frames)
+    if wanted > len(indices):
+        notes.append(f"{path} has {len(indices)} frames where {wanted} were asked for; all of them are used")
+    for note in notes:
+        warnings.warn(note, VideoWarning, stacklevel=2)
+    return FrameStream(info, indices, frames, image_processor, chunk, notes, close)

@@ -1,0 +1,241 @@
+"""Qwen2 attention, MLP and decoder layer with projections of their own for beacons.
+
+In a window the hidden states are kept *grouped*: visual tokens first, beacons behind them. Norms, projections and the
+MLP do not care about order, so they work on two contiguous slices; only queries, keys and values are brought into the
+interleaved order that causal attention needs, and the attention output is taken back.
+
+Shape letters: B batch, T tokens of the step (beacons included), b beacons, H hidden, N heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm, Qwen2RotaryEmbedding
+
+from videoxl.attention.backends import attend
+from videoxl.attention.windows import attend_windows, can_attend_together
+from videoxl.cache.gradient import Piece, StepView
+from videoxl.cache.summary import SummaryCache
+from videoxl.compression.beacon.projections import project
+from videoxl.compression.rows import WindowLayout
+from videoxl.kernels import can_run
+from videoxl.model.configuration import VideoXLConfig
+
+
+class BeaconAttention(Qwen2Attention):
+    """Qwen2 attention whose beacons have projections of their own (`config.beacon_param`; paper section 3.2)."""
+
+    def __init__(self, config: VideoXLConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        for name in "qkvo":
+            twin = None
+            if name in config.beacon_param:
+                base = getattr(self, f"{name}_proj")
+                twin = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None)
+            setattr(self, f"beacon_{name}_proj", twin)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | tuple[Tensor | None, ...] | None = None,
+        past_key_values=None,
+        window: WindowLayout | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of one step.
+
+        Args:
+            hidden_states: [B, T, H], grouped where `window` is given.
+            position_embeddings: cosine and signed sine [B or 1, T, D], in the same order as the rows.
+            attention_mask: what `build_mask` made for the back end, or None for plain causal; one for each window.
+            past_key_values: the cache, advanced by this call.
+            window: the layout of windows, None for text.
+        """
+        if self._takes_kernel(hidden_states, past_key_values, window):
+            output = self._windows_by_kernel(hidden_states, position_embeddings, past_key_values, window)
+            return project(output, self.o_proj, self.beacon_o_proj, window), None
+        query, key, value, beacons = self.rotated_heads(hidden_states, position_embeddings, window)
+        dropout = self.attention_dropout if self.training else 0.0
+        shared = None
+        if isinstance(past_key_values, SummaryCache):
+            shared = past_key_values.shared_prefix(self.layer_idx)
+        if isinstance(past_key_values, StepView) and self._goes_together(query, beacons, attention_mask, dropout):
+            memory = past_key_values.memory_with(beacons)
+            output = attend_windows(query, key, value, memory, window.lengths, self.scaling)
+            return self._leave(output, window), None
+        if beacons is not None:
+            # The cache comes first: it is iterated to its end, where it puts the last window's beacons in place.
+            seen = past_key_values.update_windows(key, value, self.layer_idx, beacons, window.lengths)
+            queries = query.split([rows for rows, _ in window.lengths], dim=2)
+            outputs = [
+                attend(self, part, *pair, mask, dropout, shared, **kwargs)
+                for pair, part, mask in zip(seen, queries, attention_mask)
+            ]
+            output = torch.cat([output for output, _ in outputs], dim=1) if len(outputs) > 1 else outputs[0][0]
+            return self._leave(output, window), outputs[-1][1]
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        output, weights = attend(self, query, key, value, attention_mask, dropout, shared, **kwargs)
+        return self._leave(output, window), weights
+
+    def _goes_together(self, query: Tensor, beacons, masks, dropout: float) -> bool:
+        return beacons is not None and can_attend_together(self.config._attn_implementation, query, masks, dropout)
+
+    def _takes_kernel(self, hidden_states: Tensor, cache, window: WindowLayout | None) -> bool:
+        return (
+            window is not None
+            and window.blocks is not None
+            and can_run(hidden_states)
+            and isinstance(cache, SummaryCache)
+            and cache.shared_prefix(self.layer_idx) is None
+        )
+
+    def _windows_by_kernel(
+        self, hidden_states: Tensor, rope: tuple[Tensor, Tensor], cache: SummaryCache, window: WindowLayout
+    ) -> Tensor:
+        """What the rest of `forward` does for windows, in two kernels behind the projections; [B, T, N D] grouped."""
+        from videoxl.kernels.windows import window_attention
+
+        query = project(hidden_states, self.q_proj, self.beacon_q_proj, window)
+        key = project(hidden_states, self.k_proj, self.beacon_k_proj, window)
+        value = project(hidden_states, self.v_proj, self.beacon_v_proj, window)
+        num_beacons = sum(number for _, number in window.lengths)
+        *storage, stored = cache.advance(self.layer_idx, num_beacons, key, value, self.head_dim)
+        return window_attention(
+            query, key, value, rope, window.memory_rope, window.permutation, window.positions, window.blocks, storage,
+            stored, self.scaling,
+        )  # fmt: skip
+
+    def _leave(self, output: Tensor, window: WindowLayout | None) -> Tensor:
+        """Attention's output [B, T, N, D] in the order of the sequence -> [B, T, H] in that of the rows."""
+        output = output.flatten(2)
+        if window is not None and not window.is_text:
+            output = output.index_select(1, window.positions)
+        return project(output, self.o_proj, self.beacon_o_proj, window)
+
+    def rotated_heads(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], window: WindowLayout | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Queries, keys and values [B, N or G, T, D] in the order of the sequence, rotated to their places in it.
+
+        For a window also its beacons' keys, rotated to their final positions, and values [B, G, b, D]; else None.
+        """
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = project(hidden_states, self.q_proj, self.beacon_q_proj, window).view(heads).transpose(1, 2)
+        key = project(hidden_states, self.k_proj, self.beacon_k_proj, window).view(heads).transpose(1, 2)
+        value = project(hidden_states, self.v_proj, self.beacon_v_proj, window).view(heads).transpose(1, 2)
+        beacons = None
+        if window is not None and window.is_text:
+            window = None
+        if window is not None:
+            beacon_key, beacon_value = key[:, :, window.num_passing :], value[:, :, window.num_passing :]
+            memory_rope = (table.to(key.dtype) for table in window.memory_rope)
+            beacons = rotate(beacon_key, *memory_rope), beacon_value
+        num_heads = query.shape[1]
+        if query.dtype != position_embeddings[0].dtype:  # under autocast
+            position_embeddings = tuple(table.to(query.dtype) for table in position_embeddings)
+        rotated = rotate(torch.cat([query, key], dim=1), *position_embeddings)
+        query, key = rotated[:, :num_heads], rotated[:, num_heads:]
+        if window is not None:
+            query, key, value = (x.index_select(2, window.permutation) for x in (query, key, value))
+        return query, key, value, beacons
+
+
+class SignedRotaryEmbedding(Qwen2RotaryEmbedding):
+    """Qwen2's RoPE table with the sign of the rotation already in the sine's first half; see `rotate`."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """position_ids [B or 1, T] -> cosine and signed sine, each [B or 1, T, D] in the dtype of x."""
+        cos, sin = super().forward(x, position_ids)
+        half = sin.shape[-1] // 2
+        return cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """RoPE on x [B, N, T, D], in three kernels where transformers' takes five.
+
+    A decoded token is so little work that launching its kernels is what takes time.
+    """
+    rolled = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * cos.unsqueeze(1), rolled, signed_sin.unsqueeze(1))
+
+
+class FusedRMSNorm(Qwen2RMSNorm):
+    """Qwen2's norm in one kernel; it rounds once, behind the weight, where Qwen2's rounds before it as well."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        # Under autocast the weight is wider than its input, for which PyTorch has no single kernel.
+        weight = self.weight.to(hidden_states.dtype)
+        return F.rms_norm(hidden_states, weight.shape, weight, self.variance_epsilon)
+
+
+class BeaconMLP(Qwen2MLP):
+    """Qwen2's gated MLP; with `mlp` in `beacon_param` beacons have their own up and down projections."""
+
+    def __init__(self, config: VideoXLConfig):
+        super().__init__(config)
+        own = "mlp" in config.beacon_param
+        self.beacon_up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False) if own else None
+        self.beacon_down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False) if own else None
+
+    def forward(self, x: Tensor, window: WindowLayout | None = None) -> Tensor:
+        gate, up = self.gate_proj(x), project(x, self.up_proj, self.beacon_up_proj, window)
+        if can_run(gate, up, with_gradients=True) and self.config.hidden_act == "silu":
+            from videoxl.kernels.activations import swiglu
+
+            middle = swiglu(gate, up)
+        else:
+            middle = self.act_fn(gate) * up
+        return project(middle, self.down_proj, self.beacon_down_proj, window)
+
+
+class BeaconDecoderLayer(nn.Module):
+    """A Qwen2 decoder layer that passes the window's layout to its attention and MLP.
+
+    Not one of transformers' `GradientCheckpointingLayer`s: those take the cache from a layer they run twice.
+    `gradient_checkpointing_enable` finds the two attributes below all the same.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func = None
+
+    def __init__(self, config: VideoXLConfig, layer_idx: int):
+        super().__init__()
+        self.hidden_size = config.hidden_size
+        self.self_attn = BeaconAttention(config, layer_idx)
+        self.mlp = BeaconMLP(config)
+        self.input_layernorm = FusedRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = FusedRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        window: WindowLayout | None = None,
+        pieces: tuple[Piece, ...] | None = None,
+        **kwargs,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """hidden_states [B, T, H] -> [B, T, H]; see `BeaconAttention.forward` for the rest.
+
+        With `pieces`, the cache as a `GradientCache` holds it, also the keys and values [B, N, t, D] that the step
+        leaves. They are outputs like any other, so that whatever wraps the layer sees gradients come back through them.
+        """
+        if pieces is None:
+            return self._compute(hidden_states, window, **kwargs)
+
+        def run(hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            view = StepView(pieces)
+            output = self._compute(hidden_states, window, past_key_values=view, **kwargs)
+            return output, *view.made
+
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(run, hidden_states)
+        return run(hidden_states)
+
+    def _compute(self, hidden_states: Tensor, window: WindowLayout | None, **kwargs) -> Tensor:
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), window=window, **kwargs)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states), window)

@@ -1,0 +1,138 @@
+"""Visual inputs on their way to the decoder: pixels given to placeholders, then encoded, projected and pooled.
+
+Shape letters: B batch, t tokens, H hidden size, F frames or views, P patches, S pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videoxl.cost.batching import frames_at_once
+from videoxl.errors import BatchError, PromptError
+from videoxl.model.decoder.decoder import VideoXLModel
+from videoxl.model.modality import get_modality, visual_length
+
+Progress = Callable[[int], None]
+"""Called with the number of frames read since the last call."""
+
+
+@dataclass
+class Region:
+    """The pixels of one visual region in every row of a batch.
+
+    Attributes:
+        pixels: a row each, [F, 3, S, S]; the same F in every row. Features of the tower [F, P, C] serve as well.
+        modality: `video`, `image`, or one that was registered.
+    """
+
+    pixels: list[Tensor]
+    modality: str
+
+    def length(self, model: VideoXLModel) -> int:
+        """Visual tokens of the region."""
+        return visual_length(len(self.pixels[0]), model.vision_tower.num_patches, self.modality, model.config)
+
+    def num_passes(self, model: VideoXLModel) -> int:
+        """Calls of the tower that `iter_features` makes for it."""
+        return get_modality(self.modality).num_passes(list(map(len, self.pixels)), chunk_frames(model))
+
+
+def arrange_regions(
+    images: Sequence[Tensor] | Tensor,
+    modalities: Sequence[str] | None,
+    num_rows: int,
+    num_regions: int,
+    model: VideoXLModel,
+) -> list[Region]:
+    """Give each placeholder of each row its pixels; `images` is flat, row by row.
+
+    Args:
+        images: pixel values [F, 3, S, S] (a video, or the views of a picture) or [3, S, S]; or features that the
+            vision tower made of them, [F, P, C].
+        modalities: `video` or `image` for each of `images`; one entry serves all; None: `image`.
+
+    Raises:
+        PromptError: numbers that do not match, an unknown modality, pixels of another shape.
+        BatchError: rows whose regions differ in kind or visual length.
+    """
+    size = model.vision_tower.image_size
+    images = [image.unsqueeze(0) if image.shape == (3, size, size) else image for image in images]
+    expected = num_rows * num_regions
+    if len(images) != expected:
+        raise PromptError(
+            f"the prompt has {num_regions} <image> placeholder(s) in each of {num_rows} row(s), so {expected} visual "
+            f"input(s) are needed; `images` holds {len(images)}"
+        )
+    modalities = list(modalities) if modalities is not None else ["image"]
+    if len(modalities) == 1:
+        modalities = modalities * expected
+    if len(modalities) != expected:
+        raise PromptError(
+            f"`modalities` has {len(modalities)} entries for {expected} visual input(s); give one or each"
+        )
+    for image, modality in zip(images, modalities):
+        get_modality(modality)  # raises where it is not known
+        if image.shape[1:] != (3, size, size) and not _are_features(image, model):
+            raise PromptError(
+                f"pixel values must be [frames, 3, {size}, {size}]; got {list(image.shape)}. "
+                "Use image_processor.preprocess or process_images"
+            )
+        if not len(image):
+            raise PromptError("a visual input has no frames; give at least one")
+    regions = []
+    for index in range(num_regions):
+        pixels, kinds = images[index::num_regions], modalities[index::num_regions]
+        lengths = [
+            visual_length(len(p), model.vision_tower.num_patches, k, model.config) for p, k in zip(pixels, kinds)
+        ]
+        if len(set(lengths)) > 1 or len(set(kinds)) > 1:
+            raise BatchError(
+                f"rows of a batch need visual regions of one kind and equal length; region {index} is {kinds} with "
+                f"{lengths} visual tokens. Send the rows one by one, or group them by length"
+            )
+        regions.append(Region(pixels, kinds[0]))
+    return regions
+
+
+def _are_features(image: Tensor, model: VideoXLModel) -> bool:
+    return image.shape[1:] == (model.vision_tower.num_patches, model.vision_tower.hidden_size)
+
+
+def chunk_frames(model: VideoXLModel) -> int:
+    """Frames that go through the tower at once on the model's device."""
+    return frames_at_once(model.vision_tower.device, model.vision_tower.hidden_size)
+
+
+def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
+    """Vision tower and projector: [F, 3, S, S] on any device -> [F, P, H] where the decoder's embeddings lie.
+
+    Features of the tower [F, P, C] only pass the projector.
+    """
+    tower = model.vision_tower
+    features = pixels.to(tower.device, tower.dtype) if _are_features(pixels, model) else tower(pixels)
+    if model.gradient_checkpointing and model.training and torch.is_grad_enabled():
+        # As wide as the decoder, on four times the tokens that stay after pooling.
+        features = model._gradient_checkpointing_func(model.mm_projector.__call__, features)
+    else:
+        features = model.mm_projector(features)
+    return features.to(model.input_device)
+
+
+def iter_features(model: VideoXLModel, region: Region, progress: Progress | None = None) -> Iterator[Tensor]:
+    """Visual tokens of a region, [B, t, H] at a time; a video comes in chunks of frames, a picture whole."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        return encode_frames(model, pixels)
+
+    modality = get_modality(region.modality)
+    yield from modality.iter_tokens(encode, region.pixels, chunk_frames(model), model.config, progress)
+
+
+def frame_tokens(model, pixels: Tensor) -> Tensor:
+    """Visual tokens [F, t, H] of video frames, pixel values [F, 3, S, S], as `VideoMemory.extend_tokens` takes them."""
+    tokens = get_modality("video").pool(encode_frames(model.model, pixels), model.config)
+    return tokens.unflatten(0, (len(pixels), -1))

@@ -1,0 +1,6 @@
+"""The one object to ask: load a model, read a video, ask it."""
+
+from videoxl.session.answer import Answer, FrameTime
+from videoxl.session.session import DEFAULT_FRAMES, VideoXL
+
+__all__ = ["DEFAULT_FRAMES", "Answer", "FrameTime", "VideoXL"]

@@ -1,0 +1,425 @@
+"""`VideoXL`: load a model once, read videos, ask them. The only place that cuts an answer out of a sequence.
+
+model = VideoXL.from_pretrained("path/to/VideoXL_weight_8")
+film = model.read("film.mp4", frames=2048)
+print(model.ask(film, "What is advertised?"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from videoxl.cache.summary import SummaryCache
+from videoxl.chat import SYSTEM_MESSAGE, PromptText, join_prompt_ids, question_prompt, text_ids
+from videoxl.compression.base import Compressor, get_compressor
+from videoxl.constants import IMAGE_TOKEN_INDEX
+from videoxl.errors import ConfigError, DataError, PromptError, VideoError
+from videoxl.media.choice import FrameChoice
+from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.media.stream import FrameStream, open_video
+from videoxl.media.views import process_images
+from videoxl.model.loading import load_pretrained_model
+from videoxl.model.memory import VideoMemory
+from videoxl.model.modality import visual_length
+from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.model.prompt import split_prompt
+from videoxl.model.runner import make_chooser, read_context
+from videoxl.model.visual import Progress, arrange_regions
+from videoxl.session.answer import Answer, FrameTime
+from videoxl.session.devices import pick_device
+from videoxl.session.sources import as_sources, check_choice, is_memory, is_picture, is_video
+from videoxl.session.streaming import FirstToken, TextStream, stream_text
+from videoxl.utils.resources import bundled_model
+from videoxl.utils.timing import StageTimer, peak_memory
+
+DEFAULT_FRAMES = 128
+DEFAULT_RATIO = 8
+
+
+@dataclass
+class _Inputs:
+    """The visual input of one prompt, read or ready to be read.
+
+    Attributes:
+        memory: the one that comes first, if there is one. images, modalities: what follows it.
+        visual_tokens: of all. notes: sentences for the user. method: `ratio` and `compressor`, where nothing was read.
+    """
+
+    memory: VideoMemory | None
+    images: list[Tensor]
+    modalities: list[str]
+    visual_tokens: int
+    notes: list[str]
+    method: dict[str, Any]
+
+
+class VideoXL:
+    """A model with its tokenizer and preprocessing. It holds no state between questions.
+
+    Attributes:
+        model: the `LlavaQwenForCausalLM`, for those who want tensors. tokenizer, image_processor: its own.
+        name: the checkpoint's path or hub id, for records.
+    """
+
+    def __init__(self, model: LlavaQwenForCausalLM, tokenizer, image_processor: VideoXLImageProcessor, name: str = ""):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.name = name or str(model.config.name_or_path or "")
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path | None = None, device: str = "auto", dtype: str | torch.dtype = "auto", **loading: Any
+    ) -> VideoXL:
+        """Load a checkpoint.
+
+        Args:
+            path: a folder in the published layout or a hub id; None: the small model that comes with the package.
+            device: `cpu`, `cuda:0`, ...; `auto` is the GPU with most free memory, or the CPU.
+            dtype: `auto` is bfloat16 (float16 where the GPU has none), float32 on the CPU.
+            **loading: see `load_pretrained_model` (`load_4bit`, `load_fp8`, `attn_implementation`, ...).
+
+        Raises:
+            CheckpointError: no such folder, or one that is no model. ConfigError: a device, dtype or method that
+                there is not.
+        """
+        folder = bundled_model() if path is None else path
+        tokenizer, model, processor, _ = load_pretrained_model(
+            folder, device_map=pick_device(device), torch_dtype=dtype, **loading
+        )
+        if processor is None:
+            raise ConfigError(f"{folder} has no vision tower, so it cannot be asked about videos")
+        return cls(model, tokenizer, processor, str(folder))
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        video: str | Path | FrameStream,
+        *,
+        frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        choice: FrameChoice | None = None,
+        ratio: int | None = None,
+        compressor: str | Compressor | None = None,
+        backend: str = "pyav",
+        timeout: float | None = 60.0,
+        system: str = SYSTEM_MESSAGE,
+        prompt: PromptText | None = None,
+        progress: Progress | None = None,
+        timer: StageTimer | None = None,
+    ) -> VideoMemory:
+        """Read a video once, to be asked any number of times.
+
+        Args:
+            video: a file, or a stream that was opened with `open_video`.
+            frames: so many, uniform over the interval (128 if nothing is said). fps: so many a second instead, at most
+                `max_frames`. start, end: the interval in seconds. choice: all of this as one object.
+            ratio: visual tokens that one cached position sums up; None: the checkpoint's one ratio, or 8.
+            compressor: `beacon` (None), `drop`, `mean`, `none`, or one that was registered.
+            backend: `pyav`, `decord`, `torchcodec`, or one that was registered.
+            timeout: seconds without a frame after which decoding is ended; None: never.
+            system: the system message. prompt: the whole text of the question to come, where it is not the template's.
+            progress: called with numbers of frames as they are read; if it has a method `start`, that is called before
+                with the number of all.
+
+        Raises:
+            VideoError: not a video, or no frame to choose. PlanError: a ratio that no plan serves.
+            MemoryLimitError: frames that do not fit on the GPU. ConfigError: an unknown compressor.
+        """
+        if not isinstance(video, FrameStream):
+            (video,) = as_sources(video) or [None]
+            if not is_video(video):
+                raise VideoError(f"{video} is no video; ask pictures and memories as they are")
+            given = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
+            choice = choice or frame_choice(**given) or FrameChoice(DEFAULT_FRAMES)
+        text = question_prompt("", system=system) if prompt is None else prompt
+        timer = timer or StageTimer(self.model.device)
+        memory = VideoMemory.start(
+            self.model, text_ids(self.tokenizer, text.prefix), self._ratio(ratio, compressor), compressor
+        )
+        with timer.stage("decode"):
+            stream = video if isinstance(video, FrameStream) else self.open(video, choice, backend, timeout)
+        with stream:
+            if hasattr(progress, "start"):
+                progress.start(stream.num_frames)
+            memory.extend(stream, progress, timer)
+        memory.notes = list(stream.notes)
+        return memory
+
+    def open(
+        self, video: str | Path, choice: FrameChoice, backend: str = "pyav", timeout: float | None = 60.0
+    ) -> FrameStream:
+        """The chosen frames of a video, for `read`. Raises `VideoError`."""
+        return open_video(str(video), self.image_processor, choice, backend=backend, timeout=timeout)
+
+    def load_memory(self, path: str | Path) -> VideoMemory:
+        """A memory that this model wrote to a file. Raises `MemoryFileError`."""
+        return VideoMemory.load(path, self.model)
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def ask(self, source: Any, question: str | PromptText, **options: Any) -> Answer:
+        """Answer one question.
+
+        Args:
+            source: the path of a video, of a picture or of a memory's file; a `VideoMemory`; a picture (PIL or uint8
+                [H, W, 3]); several of these (a memory comes first); None: text alone.
+            question: what to ask; a `PromptText` where the template is not wanted.
+            **options: those of `read` for videos (`frames`, `fps`, `start`, `end`, `ratio`, ...), and
+
+                - `max_new_tokens` (1024): the longest answer;
+                - `temperature` (0: always the likeliest token), `top_p`, `seed` of the draws;
+                - `streamer`, and every other argument of transformers' `generate`.
+
+        Raises:
+            PromptError: an empty question, or a source that cannot be asked so. And what `read` raises.
+        """
+        timer = StageTimer(self.model.device)
+        prompt, inputs, generation = self._prepare(source, question, options, timer)
+        return self._respond(prompt, inputs, timer, **generation)
+
+    def stream(self, source: Any, question: str | PromptText, **options: Any) -> TextStream:
+        """As `ask`, but gives the text piece by piece while it is made.
+
+        Returns:
+            An iterator of texts; behind the last one its `answer` is what `ask` returns. Closing it ends the answer.
+        """
+        timer = StageTimer(self.model.device)
+        prompt, inputs, generation = self._prepare(source, question, options, timer)
+        return stream_text(self.tokenizer, lambda **more: self._respond(prompt, inputs, timer, **generation, **more))
+
+    def score(self, source: Any, prompt: PromptText, continuation: str, **options: Any) -> tuple[float, bool]:
+        """Log-likelihood of a continuation behind a prompt.
+
+        Returns:
+            (sum of the natural logarithms of its tokens' probabilities, whether each is the likeliest one).
+
+        Raises:
+            DataError: there is no token to score. And what `ask` raises.
+        """
+        ids = text_ids(self.tokenizer, continuation)
+        if not ids:
+            raise DataError("an empty continuation has no likelihood; check the task's doc_to_target or doc_to_choice")
+        prompt, inputs, _ = self._prepare(source, prompt, options, StageTimer(self.model.device))
+        with torch.inference_mode():
+            cache = self._read_prefix(prompt, inputs)
+            return self._score(cache, [*text_ids(self.tokenizer, prompt.suffix), *ids], len(ids))
+
+    def respond_to_ids(
+        self, ids: Sequence[int], images: Sequence[Tensor] = (), modalities: Sequence[str] = (), **generation: Any
+    ) -> str:
+        """The answer to a prompt that is token ids already, with a placeholder for each of `images` (pixel values)."""
+        prompt = torch.tensor([list(ids)], device=self.model.model.input_device)
+        extra = {"images": list(images), "modalities": list(modalities)} if len(images) else {}
+        output = self.model.generate(prompt, **extra, **{"do_sample": False, **generation})
+        return self._cut(output, prompt, self._count_tokens(images, modalities))[0]
+
+    # -- how it is done --------------------------------------------------------------------------------------------
+
+    def _ratio(self, ratio: int | None, compressor: str | Compressor | None) -> int | None:
+        """One ratio for reading: what is asked for, else the checkpoint's if it has one, else 8."""
+        if ratio is not None:
+            return ratio
+        from_method = make_chooser(self.model.config, None, compressor=get_compressor(compressor))
+        return from_method.ratios[0] if len(from_method.ratios) == 1 else DEFAULT_RATIO
+
+    def _prepare(
+        self, source: Any, question: str | PromptText, options: dict[str, Any], timer: StageTimer
+    ) -> tuple[PromptText, _Inputs, dict[str, Any]]:
+        """The prompt, its visual input, and what is left of the options: arguments of `generate`."""
+        sources = as_sources(source)
+        options = dict(options)
+        reading = {name: options.pop(name) for name in _READING if name in options}
+        system = options.pop("system", SYSTEM_MESSAGE)
+        if isinstance(question, str):
+            if not question.strip():
+                raise PromptError("the question is empty")
+            question = question_prompt(question, len(sources), system)
+        elif question.num_visuals != len(sources):
+            raise PromptError(
+                f"the prompt has places for {question.num_visuals} visual inputs; {len(sources)} were given"
+            )
+        check_choice(sources, {name: reading.get(name) for name in (*_CHOICE, "ratio", "compressor")})
+        if options.get("temperature", 0) < 0:
+            raise PromptError(f"temperature is {options['temperature']}; it must be at least 0")
+        return question, self._inputs(sources, question, reading, timer), options
+
+    def _inputs(self, sources: list, prompt: PromptText, reading: dict, timer: StageTimer) -> _Inputs:
+        memory, notes = None, []
+        if sources and (is_memory(sources[0]) or (len(sources) == 1 and is_video(sources[0]))):
+            first = sources[0]
+            if is_memory(first):
+                memory = first if isinstance(first, VideoMemory) else self.load_memory(first)
+            else:
+                memory = self.read(first, **reading, prompt=prompt, timer=timer)
+            notes += getattr(memory, "notes", [])
+            sources = sources[1:]
+        images, modalities = [], []
+        for each in sources:
+            if is_picture(each):
+                images.append(process_images([each], self.image_processor, self.model.config)[0])
+                modalities.append("image")
+            else:
+                with timer.stage("decode"):
+                    images.append(self._pixels(each, reading))
+                modalities.append("video")
+        images = [image.unsqueeze(0) if image.dim() == 3 else image for image in images]
+        tokens = self._count_tokens(images, modalities) + (0 if memory is None else memory.num_visual_tokens)
+        method = {}
+        if images and memory is None:
+            compressor = reading.get("compressor")
+            method = {"ratio": self._ratio(reading.get("ratio"), compressor), "compressor": compressor}
+        return _Inputs(memory, images, modalities, tokens, notes, method)
+
+    def _pixels(self, video: Path, reading: dict[str, Any]) -> Tensor:
+        """All chosen frames as pixel values [F, 3, S, S] on the CPU, for a prompt with several visual inputs."""
+        choice = reading.get("choice") or frame_choice(**{name: reading.get(name) for name in _INTERVAL})
+        more = {name: reading[name] for name in ("backend", "timeout") if name in reading}
+        with self.open(video, choice or FrameChoice(DEFAULT_FRAMES), **more) as stream:
+            return torch.cat([chunk.pixels(torch.device("cpu"), torch.float32) for chunk in stream])
+
+    def _count_tokens(self, images: Sequence[Tensor], modalities: Sequence[str]) -> int:
+        tower, config = self.model.model.vision_tower, self.model.config
+        return sum(visual_length(len(i), tower.num_patches, kind, config) for i, kind in zip(images, modalities))
+
+    def _respond(
+        self,
+        prompt: PromptText,
+        inputs: _Inputs,
+        timer: StageTimer,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        streamer: BaseStreamer | None = None,
+        **generation: Any,
+    ) -> Answer:
+        texts = [text_ids(self.tokenizer, text) for text in prompt.texts]
+        ids = torch.tensor([join_prompt_ids(*texts)], device=self.model.model.input_device)
+        extra: dict[str, Any] = {} if inputs.memory is None else {"memory": inputs.memory}
+        if inputs.images:
+            extra |= {"images": inputs.images, "modalities": inputs.modalities, **inputs.method}
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        with _seeded(seed, self.model.device), FirstToken(timer, streamer) as first:
+            beams = generation.get("num_beams", 1) > 1  # transformers streams no beams
+            output = self.model.generate(
+                ids,
+                **extra,
+                max_new_tokens=max_new_tokens,
+                streamer=None if beams else first,
+                **{**sampling, **generation},
+            )
+        text, new_tokens = self._cut(output, ids, inputs.visual_tokens)
+        return self._answer(text, new_tokens, sum(map(len, texts)), inputs, timer)
+
+    def _cut(self, output: Tensor, prompt: Tensor, visual_tokens: int) -> tuple[str, int]:
+        """The answer behind the expanded prompt, and its number of tokens."""
+        placeholders = int((prompt[0] == IMAGE_TOKEN_INDEX).sum())
+        new = output[0, prompt.shape[1] - placeholders + visual_tokens :]
+        return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
+
+    def _answer(self, text: str, new_tokens: int, prompt_tokens: int, inputs: _Inputs, timer: StageTimer) -> Answer:
+        memory, frames, cached, ratios = inputs.memory, (), prompt_tokens, ()
+        method = inputs.method.get("compressor")
+        if memory is not None:
+            frames = tuple(map(FrameTime, memory.indices, memory.timestamps))
+            cached = memory.summary_length
+            ratios = tuple(memory.ratios)
+            method = memory.reader.compressor
+        elif inputs.images:
+            ratios = (inputs.method["ratio"],)
+            kept = inputs.visual_tokens // (ratios[0] or 1)
+            cached = prompt_tokens + kept
+        return Answer(
+            text=text,
+            new_tokens=new_tokens,
+            prompt_tokens=prompt_tokens,
+            visual_tokens=inputs.visual_tokens,
+            cached_positions=cached,
+            ratios=ratios,
+            compressor=get_compressor(method).name,
+            frames=frames,
+            seconds=dict(timer.seconds),
+            peak_memory_bytes=peak_memory(self.model.device),
+            notes=(*inputs.notes, *self.notes(memory)),
+        )
+
+    def notes(self, memory: VideoMemory | None = None) -> list[str]:
+        """What a user of this model (and of a memory) should know: what it is for, positions beyond its training."""
+        said = getattr(self.model.config, "model_note", None)
+        notes = [said] if said else []
+        if memory is not None:
+            trained, window = self.model.config.max_position_embeddings, self.model.config.beacon_window
+            reached = memory.summary_length + window
+            if reached > trained:
+                notes.append(f"positions reach {reached}, the model was trained to {trained}; see `videoxl estimate`")
+        return notes
+
+    def _read_prefix(self, prompt: PromptText, inputs: _Inputs) -> SummaryCache:
+        """A cache that has read all of a prompt but the text behind its last visual input."""
+        if inputs.memory is not None and not inputs.images:
+            return inputs.memory.finalize_for_query()[0]
+        if inputs.memory is not None:
+            raise PromptError("likelihoods behind a memory and more visual inputs are not computed; give the files")
+        cache = SummaryCache(len(self.model.model.layers))
+        if inputs.images:
+            inner, method = self.model.model, get_compressor(inputs.method["compressor"])
+            ids = join_prompt_ids(*(text_ids(self.tokenizer, text) for text in prompt.texts))
+            split = split_prompt(torch.tensor([ids]))
+            regions = arrange_regions(inputs.images, inputs.modalities, 1, prompt.num_visuals, inner)
+            chooser = make_chooser(self.model.config, None, inputs.method["ratio"], compressor=method)
+            for _ in read_context(inner, split, regions, cache, chooser, compressor=method):
+                pass
+        return cache
+
+    def _score(self, cache: SummaryCache, ids: Sequence[int], number: int) -> tuple[float, bool]:
+        """Log-likelihood of the last `number` of `ids` behind what a cache holds; the cache grows."""
+        inner = self.model.model
+        tokens = torch.tensor([ids], device=inner.input_device)
+        hidden = inner.text_step(inner.embed_tokens(tokens), cache)
+        logits = self.model.lm_head(hidden[0, -number - 1 : -1]).float()
+        wanted = tokens[0, -number:].to(logits.device)
+        chosen = logits.log_softmax(dim=-1).gather(1, wanted[:, None])
+        return float(chosen.sum()), bool((logits.argmax(dim=-1) == wanted).all())
+
+
+_INTERVAL = ("frames", "fps", "max_frames", "start", "end")
+_CHOICE = (*_INTERVAL, "choice")
+_READING = (*_CHOICE, "ratio", "compressor", "backend", "timeout", "progress")
+
+
+def frame_choice(
+    frames: int | None = None,
+    fps: float | None = None,
+    max_frames: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> FrameChoice | None:
+    """The frames that were asked for; None where nothing was said."""
+    if (frames, fps, max_frames, start, end) == (None,) * 5:
+        return None
+    if frames is None and fps is None:
+        frames = DEFAULT_FRAMES
+    return FrameChoice(frames, fps, max_frames, start or 0.0, end)
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draws of sampling from a seed; the generators of the caller are put back."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

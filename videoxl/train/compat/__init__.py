@@ -1,0 +1,1 @@
+"""What older command lines and other libraries expect."""

@@ -1,0 +1,230 @@
+"""What can be set on the command line of a training run. Names are those of the published scripts.
+
+Flags that transformers dropped, or that belong to methods Video-XL does not contain, are handled in `legacy_flags.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import torch
+import transformers
+
+from videoxl.errors import ArgumentError
+from videoxl.train.tasks import CONVERSATION, task_names
+
+PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model", "mm_beacon")
+GROUPINGS = ("none", "strict", "relaxed")
+MUON_BESIDE = ("adamw_torch", "adamw_torch_fused")
+
+
+def _help(text: str, **kwargs):
+    return field(metadata={"help": text}, **kwargs)
+
+
+@dataclass
+class ModelArguments:
+    """The model that training starts from, and which parts of it learn."""
+
+    model_name_or_path: str = _help("Base: a Qwen2 model, or a Video-XL checkpoint.", default="")
+    version: str = _help("Prompt version: qwen_1_5 (chat) or plain (placeholder and caption).", default="qwen_1_5")
+    vision_tower: str | None = _help("Folder of the CLIP tower, where the base has none.", default=None)
+    pretrain_mm_mlp_adapter: str | None = _help("Projector from stage one, or its folder.", default=None)
+    mm_tunable_parts: str | None = _help(
+        f"Comma-separated parts that learn, of {', '.join(PARTS)} (mm_beacon: beacon projections and embedding alone). "
+        "Overrides the four flags below.",
+        default=None,
+    )
+    tune_mm_mlp_adapter: bool = _help("Train the projector alone.", default=False)
+    unfreeze_mm_vision_tower: bool = _help("Train the vision tower as well.", default=False)
+    freeze_backbone: bool = _help("Keep the decoder still.", default=False)
+    freeze_mm_mlp_adapter: bool = _help("Keep the projector still.", default=False)
+
+    mm_vision_select_layer: int | None = _help("Hidden state of the tower that is used (base: -2).", default=None)
+    mm_vision_select_feature: str | None = _help("patch.", default=None)
+    mm_projector_type: str | None = _help("linear, identity or mlpNx_gelu.", default=None)
+    mm_patch_merge_type: str | None = _help(
+        "Views of a picture: unires (tiles pooled) or flat (all views unpooled; what --pretrain takes).", default=None
+    )
+    mm_spatial_pool_stride: int | None = _help("Pooling of video frames.", default=None)
+    mm_spatial_pool_mode: str | None = _help("average or max.", default=None)
+
+    enable_beacon: bool = _help("Compress visual tokens (False: keep all).", default=True)
+    beacon_window: int | None = _help("Visual tokens of a window.", default=None)
+    beacon_stride: int | None = _help("Equal to beacon_window.", default=None)
+    beacon_attn: str | None = _help("full-coverage.", default=None)
+    beacon_ratio: list[int] | None = _help("Compression ratios to draw from.", default=None)
+    beacon_ratio_mix: str | None = _help(
+        "step-random (a draw a window), instance-random (a draw a sample), sequence or adapt-N.", default=None
+    )
+    beacon_param: list[str] | None = _help("Projections of their own for beacons: q k v o mlp.", default=None)
+    beacon_embed_init: str | None = _help("eos.", default=None)
+    beacon_sink_size: int | None = _help("0.", default=None)
+    beacon_attend_prev: bool | None = _help("True.", default=None)
+    beacon_pos: str | None = _help("interleave.", default=None)
+    beacon_parallel_window: int | None = _help("1.", default=None)
+
+
+@dataclass
+class DataArguments:
+    """Records, pictures and videos."""
+
+    data_path: str = _help("Records: FILE.json, PREFIX{a,b,c}.json or a mixture in YAML.", default="")
+    eval_data: str | None = _help("Records to evaluate on, in the same forms.", default=None)
+    image_folder: str | None = _help("Where paths of pictures start (default: the records' folder).", default=None)
+    video_folder: str | None = _help("Where paths of videos start (default: the records' folder).", default=None)
+    image_aspect_ratio: str | None = _help("square, pad or anyres.", default=None)
+    image_grid_pinpoints: str | None = _help(
+        "Grids of anyres: a list of (width, height), (1x1),...,(6x6), or published for the 200 grids of 2 to 49 tiles.",
+        default=None,
+    )
+    video_fps: float = _help("Frames a second that are read.", default=1.0)
+    frames_upbound: int = _help("Most frames of a video, uniform where there would be more (0: all).", default=0)
+    video_timeout: float | None = _help("Seconds after which a decoder that hangs is killed.", default=120.0)
+    max_bad_fraction: float = _help("Share of unreadable samples past which the run stops.", default=0.01)
+    cache_features: str | None = _help(
+        "Folder for features of a tower that does not learn: each picture and video is encoded once.", default=None
+    )
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' arguments, with Video-XL's own."""
+
+    output_dir: str | None = _help("Folder for checkpoints and the result.", default=None)
+    overwrite_output_dir: bool = _help("Allow a run into a folder that holds a finished one.", default=False)
+    remove_unused_columns: bool = False
+    # In transformers' own order, which its parser needs.
+    report_to: None | str | list[str] = _help("tensorboard, wandb, none, ...", default="tensorboard")  # noqa: RUF036
+    model_max_length: int = _help("Longest sample in decoder positions; others are left out.", default=32768)
+    gradient_checkpointing: bool = _help("Compute activations again on the way back.", default=True)
+    attn_implementation: str = _help("sdpa, eager or flash_attention_2.", default="sdpa")
+    ddp_find_unused_parameters: bool | None = False
+
+    group_by_stride: str = _help("Batches of a step by number of windows: strict, relaxed or none.", default="none")
+    sort_by_stride: str | None = _help("ascend or descend; default: random order.", default=None)
+    group_by_modality_length: bool = _help("Samples with and without pictures apart, by length.", default=False)
+    group_by_varlen: bool = _help("By length.", default=False)
+
+    mm_projector_lr: float | None = _help("Learning rate of the projector.", default=None)
+    mm_vision_tower_lr: float | None = _help("Learning rate of the vision tower.", default=None)
+    muon_lr: float = _help(
+        "Learning rate by Muon of the matrices of decoder and vision tower; 0: --optim has them too. A tower with a "
+        "rate of its own has the same proportion of this one. Needs whole matrices (no DeepSpeed, FSDP or LoRA) and "
+        "PyTorch's AdamW for the rest.",
+        default=0.0,
+    )
+    pretrain: bool = _help("Stage one: no compression, views unpooled.", default=False)
+
+    bits: int = _help("Bits of the frozen weights: 16, 8 or 4 (with LoRA).", default=16)
+    double_quant: bool = _help("Quantise the quantisation constants too.", default=True)
+    quant_type: str = _help("nf4 or fp4.", default="nf4")
+    lora_enable: bool = _help("Train low-rank adapters of the decoder.", default=False)
+    lora_r: int = 64
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    lora_bias: str = "none"
+
+    eval_beacon_ratio: int = _help("Compression ratio of evaluation.", default=8)
+    eval_generation: bool = _help("Also answer each question and count exact matches.", default=False)
+    eval_max_new_tokens: int = _help("Longest answer in evaluation.", default=64)
+
+    train_task: str = _help(
+        "conversation; vision_classes (the tower alone, on class labels), vision_patches (the same for every patch; "
+        "streamed data only) or vision_words (tower and projector, towards the decoder's words for the classes).",
+        default=CONVERSATION,
+    )
+    position_gap_max: int = _help("Largest random gap in positions before windows and text (0: none).", default=0)
+    bptt_windows: int | None = _help(
+        "Gradients flow through the last so many windows and those that hold a record's `evidence` (default: all).",
+        default=None,
+    )
+    dry_run: bool = _help("Print plan, memory and the first batch, then stop.", default=False)
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise ArgumentError("--output_dir is missing; name the folder for checkpoints and the result")
+        # The layers bring their own checkpointing, switched on when the model is built; transformers' stays off.
+        self.checkpoint_windows = bool(self.gradient_checkpointing)
+        has_new_name = any(entry.name == "activation_checkpointing" for entry in fields(transformers.TrainingArguments))
+        self.gradient_checkpointing = None if has_new_name else False
+        super().__post_init__()
+        # One process uses one device: transformers would copy the model to all GPUs it sees and split every video.
+        _ = self.device  # counts the GPUs
+        self._n_gpu = min(self._n_gpu, 1)
+
+
+def check_arguments(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:
+    """Refuse what cannot work before anything is loaded. Raises `ArgumentError`."""
+    for flag, value in (("model_name_or_path", model.model_name_or_path), ("data_path", data.data_path)):
+        if not value:
+            raise ArgumentError(f"--{flag} is missing")
+    for flag, value, allowed in (
+        ("version", model.version, ("qwen_1_5", "plain")),
+        ("group_by_stride", training.group_by_stride, GROUPINGS),
+        ("sort_by_stride", training.sort_by_stride, (None, "ascend", "descend")),
+        ("train_task", training.train_task, task_names()),
+        ("bits", training.bits, (16, 8, 4)),
+    ):
+        if value not in allowed:
+            raise ArgumentError(f"--{flag} is {value!r}; use {' or '.join(str(x) for x in allowed if x is not None)}")
+    for flag, value in (
+        ("video_fps", data.video_fps),
+        ("model_max_length", training.model_max_length),
+        ("per_device_train_batch_size", training.per_device_train_batch_size),
+    ):
+        if not value > 0:
+            raise ArgumentError(f"--{flag} is {value}; it must be above 0")
+    for flag, value in (("frames_upbound", data.frames_upbound), ("position_gap_max", training.position_gap_max)):
+        if value < 0:
+            raise ArgumentError(f"--{flag} is {value}; it must be at least 0")
+    if training.bptt_windows is not None and training.bptt_windows < 1:
+        raise ArgumentError(f"--bptt_windows is {training.bptt_windows}; it must be at least 1")
+    if not 0 <= data.max_bad_fraction <= 1:
+        raise ArgumentError(f"--max_bad_fraction is {data.max_bad_fraction}; it must lie between 0 and 1")
+    if training.load_best_model_at_end:
+        raise ArgumentError("--load_best_model_at_end is not supported; choose a checkpoint by its eval_loss")
+    learns_in_full = not training.lora_enable and model.mm_tunable_parts not in ("mm_mlp_adapter",)
+    if training.bits != 16 and learns_in_full and not model.tune_mm_mlp_adapter:
+        raise ArgumentError(
+            f"weights of {training.bits} bits cannot be trained; add --lora_enable True, or train the projector alone"
+        )
+    if training.eval_generation and not data.eval_data:
+        raise ArgumentError("--eval_generation needs questions: name them with --eval_data")
+    if training.eval_strategy != "no" and not data.eval_data:
+        raise ArgumentError(f"--eval_strategy {training.eval_strategy.value} needs --eval_data")
+    if data.cache_features and shards_parameters(training):
+        raise ArgumentError(
+            "--cache_features does not work with ZeRO-3 or FSDP, which need every process to run the tower"
+        )
+    if training.eval_generation and model.version != "qwen_1_5":
+        raise ArgumentError("--eval_generation asks questions in the chat format; it needs --version qwen_1_5")
+    if training.muon_lr < 0:
+        raise ArgumentError(f"--muon_lr {training.muon_lr}: it must not be below 0")
+    if training.muon_lr and (training.deepspeed or training.fsdp):
+        raise ArgumentError("--muon_lr needs whole matrices, which DeepSpeed and FSDP do not keep; leave it at 0 there")
+    if training.muon_lr and (training.lora_enable or training.optim not in MUON_BESIDE):
+        raise ArgumentError(
+            f"--muon_lr goes with --optim {' or '.join(MUON_BESIDE)} and without --lora_enable; --optim is "
+            f"{getattr(training.optim, 'value', training.optim)}"
+        )
+    if training.muon_lr and training.mm_vision_tower_lr is not None and training.learning_rate <= 0:
+        raise ArgumentError(
+            "--muon_lr with --mm_vision_tower_lr takes that rate's share of --learning_rate, which must be above 0 and "
+            f"is {training.learning_rate}"
+        )
+    if training.bptt_windows is not None and shards_parameters(training):
+        raise ArgumentError("--bptt_windows does not work with ZeRO-3 or FSDP, whose processes go one way back")
+
+
+def shards_parameters(training: TrainingArguments) -> bool:
+    """Whether weights are spread over the processes (ZeRO-3, FSDP), so that every pass is a collective call."""
+    if training.deepspeed:
+        return training.hf_deepspeed_config.is_zero3()
+    return bool(training.fsdp)
+
+
+def compute_dtype(training: TrainingArguments) -> torch.dtype:
+    if training.bf16:
+        return torch.bfloat16
+    return torch.float16 if training.fp16 else torch.float32

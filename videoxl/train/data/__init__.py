@@ -1,0 +1,1 @@
+"""Training data: records and other sources, their index, samples, batches."""

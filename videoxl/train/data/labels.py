@@ -1,0 +1,93 @@
+"""Conversations of training records to token ids and labels, equal to the published code's.
+
+A record's turns are `{"from": "human" | "gpt", "value": text}`; `<image>` in a human turn stands for a visual region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from videoxl.chat import SYSTEM_MESSAGE, tokenizer_image_token
+from videoxl.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from videoxl.errors import PromptError
+
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+Turns = Sequence[dict[str, str]]
+
+
+def encode_conversation(
+    turns: Turns,
+    tokenizer,
+    version: str = "qwen_1_5",
+    has_image: bool = True,
+    system: str = SYSTEM_MESSAGE,
+) -> tuple[list[int], list[int]]:
+    """Token ids and labels of one conversation.
+
+    Args:
+        version: `qwen_1_5` (Qwen2's chat format) or `plain` (placeholder, then caption; pretraining).
+        has_image: whether `<image>` stands for visual input.
+        system: what the chat format's first turn says.
+
+    Returns:
+        (input_ids, labels), two equally long lists; `IGNORE_INDEX` where nothing is learnt. As published, the chat
+        format also learns the tokens that frame every turn.
+
+    Raises:
+        PromptError: roles that do not alternate, an unknown version, or a plain record of another form.
+    """
+    if version == "plain":
+        return _encode_plain(turns, tokenizer)
+    if version != "qwen_1_5":
+        raise PromptError(f"prompt version {version!r} is not known; use 'qwen_1_5' or 'plain'")
+    return _encode_chat(check_turns(turns), tokenizer, has_image, system)
+
+
+def check_turns(turns: Turns) -> list[dict[str, str]]:
+    """Human and gpt turns in alternation; a first gpt turn is dropped, as published."""
+    turns = list(turns)
+    for turn in turns:
+        if turn.get("from") not in _ROLES or not isinstance(turn.get("value"), str):
+            raise PromptError(f"a turn needs 'from' (human or gpt) and a text as 'value'; got {turn!r}")
+    if turns and turns[0]["from"] == "gpt":
+        turns = turns[1:]
+    for place, turn in enumerate(turns):
+        expected = ("human", "gpt")[place % 2]
+        if turn["from"] != expected:
+            raise PromptError(f"turn {place} is from {turn['from']!r} where {expected!r} was due: roles must alternate")
+    return turns
+
+
+def _encode_chat(turns: list[dict[str, str]], tokenizer, has_image: bool, system: str):
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    newline = tokenizer("\n").input_ids
+    close = [end, *newline]
+    header = [start, *tokenizer("system").input_ids, *newline, *tokenizer(system).input_ids]
+    ids = [*header, *close]
+    labels = [start, *[IGNORE_INDEX] * (len(header) - 1), *close]
+    for turn in turns:
+        name = [start, *tokenizer(_ROLES[turn["from"]]).input_ids, *newline]
+        body = _encode_text(turn["value"], tokenizer, newline, has_image)
+        learnt = body if turn["from"] == "gpt" else [IGNORE_INDEX] * len(body)
+        ids += [*name, *body, *close]
+        labels += [start, *[IGNORE_INDEX] * (len(name) - 1), *learnt, *close]
+    return ids, labels
+
+
+def _encode_text(text: str, tokenizer, newline: list[int], has_image: bool) -> list[int]:
+    number = text.count(DEFAULT_IMAGE_TOKEN) if has_image else 0
+    if number == 0:
+        return tokenizer(text).input_ids
+    if not text.startswith(DEFAULT_IMAGE_TOKEN):  # one placeholder elsewhere moves to the front
+        text = DEFAULT_IMAGE_TOKEN * number + "\n" + text.replace(DEFAULT_IMAGE_TOKEN, "").strip()
+    rest = text.replace(DEFAULT_IMAGE_TOKEN, "")
+    return [*[IMAGE_TOKEN_INDEX] * number, *newline, *tokenizer(rest).input_ids]
+
+
+def _encode_plain(turns: Turns, tokenizer):
+    if len(turns) != 2 or DEFAULT_IMAGE_TOKEN not in turns[0]["value"]:
+        raise PromptError(f"a plain record is an <image> turn and its caption; this one has {len(turns)} turns")
+    ids = tokenizer_image_token(DEFAULT_IMAGE_TOKEN + turns[1]["value"] + "\n", tokenizer)
+    seen = len(tokenizer_image_token(DEFAULT_IMAGE_TOKEN, tokenizer))
+    return ids, [*[IGNORE_INDEX] * seen, *ids[seen:]]

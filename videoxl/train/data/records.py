@@ -1,0 +1,192 @@
+"""Training records: LLaVA-style JSON files, patterns of them, and mixtures in YAML, checked as they are read.
+
+A record names its pictures or video and a conversation about them:
+
+    {"id": "a", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"}, ...]}
+
+`image` and `video` hold a path or a list of paths; neither stands for text alone. Three keys are this project's own:
+`conversations` may be a list of conversations, which share the visual input; `evidence` lists the seconds [start, end]
+of a video that an answer rests on; `classes` gives class labels of a picture by attribute (for the tasks on classes).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from videoxl.constants import DEFAULT_IMAGE_TOKEN
+from videoxl.errors import DataError, PromptError
+from videoxl.train.data.labels import check_turns
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample.
+
+    Attributes:
+        id: names the sample in logs.
+        kind: `image`, `video` or `text`.
+        media: paths of its pictures or videos, in the order of the placeholders.
+        conversations: turns; several conversations share the media.
+        evidence: seconds of the (first) video that an answer rests on.
+        classes: class names by attribute.
+    """
+
+    id: str
+    kind: str
+    media: tuple[Path, ...]
+    conversations: tuple[tuple[dict[str, str], ...], ...]
+    evidence: tuple[tuple[float, float], ...] = ()
+    classes: dict[str, str] | None = None
+
+
+def read_records(
+    source: str,
+    image_folder: str | None = None,
+    video_folder: str | None = None,
+    version: str = "qwen_1_5",
+    task: str = "conversation",
+    seed: int = 42,
+) -> list[Record]:
+    """All records of a source.
+
+    Args:
+        source: `FILE.json`, `PREFIX{a,b,c}.json`, or a mixture `FILE.yaml` with `datasets: [{json_path,
+            sampling_strategy}]`, where the strategy is `all`, `first:N`, `end:N` or `random:N` (N or N%).
+        image_folder, video_folder: what relative paths start from; None: the folder of the file they stand in.
+        seed: of `random:N`.
+
+    Raises:
+        DataError: a missing or malformed file, or records that cannot be trained on; the first few are named.
+    """
+    records: list[Record] = []
+    faults: list[str] = []
+    for path, strategy in list_files(source):
+        entries = _load(path)
+        folders = {"image": Path(image_folder or path.parent), "video": Path(video_folder or path.parent)}
+        for index, entry in _sample(entries, strategy, path, seed):
+            try:
+                records.append(_parse(entry, index, folders, version, task))
+            except (DataError, PromptError) as error:
+                name = entry.get("id", index) if isinstance(entry, dict) else index
+                faults.append(f"{path}, record {name!r}: {error}")
+    if faults:
+        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise DataError(f"{len(faults)} malformed record(s):\n" + "\n".join(faults[:_SHOWN]) + more)
+    if not records:
+        raise DataError(f"{source} holds no records")
+    return records
+
+
+def list_files(source: str) -> list[tuple[Path, str]]:
+    """The JSON files of a source, each with its sampling strategy."""
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        try:
+            entries = (yaml.safe_load(path.read_text()) or {}).get("datasets")
+        except (OSError, yaml.YAMLError, AttributeError) as error:
+            raise DataError(f"cannot read the mixture {source}: {error}") from error
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and "json_path" in e for e in entries):
+            raise DataError(f"{source} needs a list `datasets` whose entries have a `json_path`")
+        return [(_beside(path, entry["json_path"]), str(entry.get("sampling_strategy") or "all")) for entry in entries]
+    match = re.match(r"^(.*)\{(.*)\}\.json$", source)
+    if match:
+        prefix, names = match.groups()
+        return [(Path(f"{prefix}{name}.json"), "all") for name in names.split(",")]
+    return [(Path(source), "all")]
+
+
+def _beside(mixture: Path, path: str) -> Path:
+    """A path of a mixture: as it stands, or else from the mixture's folder."""
+    return Path(path) if Path(path).is_file() else mixture.parent / path
+
+
+def _load(path: Path) -> list:
+    try:
+        entries = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"no such file of records: {path}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{path} holds a {type(entries).__name__}; it must be a list of records")
+    return entries
+
+
+def _sample(entries: list, strategy: str, path: Path, seed: int) -> list[tuple[int, object]]:
+    numbered = list(enumerate(entries))
+    if strategy == "all":
+        return numbered
+    match = re.match(r"^(first|end|random):(\d+)(%?)$", strategy)
+    if not match:
+        raise DataError(
+            f"sampling_strategy {strategy!r} of {path} is not known; use all, first:N, end:N or random:N (N or N%)"
+        )
+    kind, number, percent = match.groups()
+    number = math.ceil(int(number) * len(entries) / 100) if percent else int(number)
+    if kind == "first":
+        return numbered[:number]
+    if kind == "end":
+        return numbered[max(0, len(numbered) - number) :]
+    return random.Random(f"{seed} {path.name}").sample(numbered, min(number, len(numbered)))
+
+
+def _parse(entry: object, index: int, folders: dict[str, Path], version: str, task: str) -> Record:
+    if not isinstance(entry, dict):
+        raise DataError(f"it is a {type(entry).__name__}, not an object")
+    kinds = [kind for kind in ("image", "video") if entry.get(kind)]
+    if len(kinds) > 1:
+        raise DataError("it has both `image` and `video`; a record has one of them")
+    kind = kinds[0] if kinds else "text"
+    paths = entry.get(kind, []) if kinds else []
+    paths = paths if isinstance(paths, list) else [paths]
+    if not all(isinstance(path, str) for path in paths):
+        raise DataError(f"`{kind}` must be a path or a list of paths; it is {entry[kind]!r}")
+    media = tuple(folders[kind] / path for path in paths) if kinds else ()
+    if task != "conversation":
+        classes = entry.get("classes")
+        if kind != "image" or len(media) != 1 or not isinstance(classes, dict) or not classes:
+            raise DataError("training on classes needs one `image` and `classes`, an object of attribute: name")
+        return Record(str(entry.get("id", index)), kind, media, (), classes={k: str(v) for k, v in classes.items()})
+    conversations = _conversations(entry, version)
+    for turns in conversations:
+        placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) if kinds else 0
+        if placeholders != len(media):
+            raise DataError(
+                f"its text has {placeholders} <image>, and it names {len(media)} {kind}(s); they must agree"
+            )
+    return Record(str(entry.get("id", index)), kind, media, conversations, _evidence(entry))
+
+
+def _conversations(entry: dict, version: str) -> tuple[tuple[dict[str, str], ...], ...]:
+    turns = entry.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise DataError("it has no `conversations`")
+    several = turns if isinstance(turns[0], list) else [turns]
+    checked = []
+    for conversation in several:
+        if not all(isinstance(turn, dict) for turn in conversation):
+            raise DataError("a turn of its conversation is not an object")
+        kept = check_turns(conversation)
+        if not any(turn["from"] == "gpt" for turn in kept):
+            raise DataError("it has no answer to learn: no turn is from 'gpt'")
+        if version == "plain" and (len(kept) != 2 or DEFAULT_IMAGE_TOKEN not in kept[0]["value"]):
+            raise DataError(f"a plain record is an <image> turn and its caption; this one has {len(kept)} turns")
+        checked.append(tuple(kept))
+    return tuple(checked)
+
+
+def _evidence(entry: dict) -> tuple[tuple[float, float], ...]:
+    ranges = entry.get("evidence") or []
+    try:
+        return tuple((float(start), float(end)) for start, end in ranges)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"`evidence` must be a list of [start, end] in seconds; it is {ranges!r}") from error

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, folders that can be written, JSON that says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from videoxl.errors import DataError
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A draft beside `path` to write to; on success it is flushed to the disk and takes the name, else it goes.
+
+    The finished file is readable as the user's other files are, whatever made the draft.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        publish_mode(draft)
+        sync(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
+    """Write a JSON file with a newline at its end, whole or not at all."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """What a JSON file holds. Raises `DataError` that calls the file `what`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {what} {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON file: {error}") from error
+
+
+def claim_output(folder: Path) -> None:
+    """Make an output folder. Raises `DataError` where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
+
+
+def publish_mode(path: Path) -> None:
+    """Give a file the mode of a user's new file; some libraries write files that only their owner may read."""
+    path.chmod(0o666 & ~umask())
+
+
+def sync(path: Path) -> None:
+    """Ask the disk to hold a file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

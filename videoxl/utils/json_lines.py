@@ -1,0 +1,68 @@
+"""Files of one JSON object a line, which survive being killed: a half-written last line is dropped and made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from videoxl.errors import DataError
+from videoxl.utils.files import write_text
+
+
+def read_rows(path: Path, is_mended: bool = False) -> list[dict]:
+    """Objects of a file; see `read_numbered`."""
+    return [row for _, row in read_numbered(path, is_mended)]
+
+
+def read_numbered(path: Path, is_mended: bool = False) -> list[tuple[int, dict]]:
+    """Objects of a file, each with the number of its line. Blank lines are passed over.
+
+    Args:
+        is_mended: cut a last line off that was not written to its end.
+
+    Raises:
+        DataError: no such file, or a line that is no JSON object; the message names the line.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    rows, kept = [], 0
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            kept += len(line)
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("it is no object")
+            if is_mended and not line.endswith(b"\n"):
+                raise ValueError("it has no end")
+        except ValueError as error:
+            if is_mended and number == len(lines):
+                break
+            raise DataError(f"{path}, line {number}: not a JSON object ({error}): {_brief(line)}") from error
+        rows.append((number, row))
+        kept += len(line)
+    if is_mended and kept < len(text):
+        with open(path, "r+b") as file:
+            file.truncate(kept)
+    return rows
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Write one more line, to the disk."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write a whole file, which appears whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _brief(line: bytes) -> str:
+    text = line.decode("utf-8", "replace").strip()
+    return text if len(text) <= 80 else text[:80] + "..."

@@ -28,7 +28,6 @@ from videoxl import LlavaQwenForCausalLM, VideoXLConfig
 from videoxl.cost.estimate import GIB, estimate
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.model.shape import model_shape
-from videoxl.train.base_model import checkpoint_layers
 from videoxl.train.config import ModelArguments, TrainingArguments
 from videoxl.train.data.dataset import Sample
 from videoxl.train.data.plans import SamplePlan
@@ -36,6 +35,7 @@ from videoxl.train.dry_run import estimate_memory
 from videoxl.train.lora import add_adapters, base_of
 from videoxl.train.trainable import freeze_others, learning_parts
 from videoxl.train.trainer import VideoXLTrainer
+from videoxl.utils.compat import enable_checkpointing
 
 PREFIX, SUFFIX, ANSWER = 16, 64, 20  # tokens of an ordinary question, the last ones learnt
 # Passes through a weight: forward, again for checkpointing, two on the way back (one where the weight stands still).
@@ -179,7 +179,7 @@ def make_model(config: VideoXLConfig, training: TrainingArguments, lora: bool, h
         torch.set_default_dtype(before)
     wanted = learning_parts(ModelArguments(unfreeze_mm_vision_tower=not lora))
     freeze_others(model, wanted)
-    checkpoint_layers(model)
+    enable_checkpointing(model)
     return add_adapters(model, training, wanted) if lora else model
 
 

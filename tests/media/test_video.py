@@ -355,7 +355,7 @@ def test_a_decoder_dies_with_its_parent(clips):
     script = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from videoxl.image_processing import VideoXLImageProcessor
+from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.video import FrameChoice, open_video
 stream = open_video({str(SAMPLE)!r}, VideoXLImageProcessor(), FrameChoice(num_frames=600), chunk=1, timeout=60)
 next(iter(stream))

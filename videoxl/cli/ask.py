@@ -177,6 +177,6 @@ def load(model: Path | None, device: str, dtype: str, fp8: bool) -> VideoXL:
 
 def _check_choice(choice: dict[str, Any]) -> None:
     """Catch frames that cannot be chosen before a large model is loaded. Raises `VideoError`."""
-    from videoxl.session.session import frame_choice
+    from videoxl.session.sources import frame_choice
 
     frame_choice(**choice)

@@ -28,6 +28,7 @@ from videoxl.model.prompt import Prompt, split_prompt
 from videoxl.model.room import ensure_room
 from videoxl.model.runner import check_finite, last_hidden, make_chooser, read_context
 from videoxl.model.visual import Progress, arrange_regions
+from videoxl.utils.compat import CACHE, take_cache
 from videoxl.utils.timing import StageTimer
 
 ROOM_FOR_TEXT = 2048  # positions reserved behind a summary for the question and its answer
@@ -129,7 +130,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         kwargs.setdefault("pad_token_id", self.generation_config.pad_token_id)
         if kwargs["pad_token_id"] is None:
             kwargs["pad_token_id"] = _first(self.generation_config.eos_token_id)
-        kwargs |= {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        kwargs |= {"attention_mask": mask, CACHE: cache, "use_cache": True}
         with run_ahead(self) if self._is_greedy(args, kwargs) else nullcontext():
             return super().generate(expanded, *args, **kwargs)
 
@@ -193,31 +194,32 @@ class VideoXLGenerationMixin(GenerationMixin):
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> Tensor:
         """Positions count what is stored, not the expanded prompt; only those of the text still to be read are made."""
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if not isinstance(cache, SummaryCache):
             return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
         mask = model_kwargs["attention_mask"]
         positions = (mask.long().cumsum(-1) - 1 - cache.dropped).clamp(min=0)
         return positions[:, cache.get_seq_length() :]
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values=None, attention_mask=None, **kwargs):
+    def prepare_inputs_for_generation(self, input_ids: Tensor, attention_mask=None, **kwargs):
         """The mask handed to `forward` covers the stored positions: its newest columns, since only visual tokens,
         which are never padding, were dropped."""
+        cache = take_cache(kwargs)
         model_inputs = super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
+            input_ids, attention_mask=attention_mask, **kwargs, **{CACHE: cache}
         )
-        if isinstance(past_key_values, SummaryCache) and model_inputs.get("attention_mask") is not None:
-            stored = past_key_values.get_query_offset() + model_inputs["input_ids"].shape[1]
+        if isinstance(cache, SummaryCache) and model_inputs.get("attention_mask") is not None:
+            stored = cache.get_query_offset() + model_inputs["input_ids"].shape[1]
             mask = model_inputs["attention_mask"][:, -stored:]
             # transformers drops a mask of ones itself from 5.18 on; before, it would cost the unmasked fast path.
-            model_inputs["attention_mask"] = mask if past_key_values.has_padding else None
+            model_inputs["attention_mask"] = mask if cache.has_padding else None
         return model_inputs
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
     ):
         """Beams and several answers a prompt need rows of the cache like those of the prompt."""
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if isinstance(cache, SummaryCache) and expand_size > 1:
             repeat_rows(cache, expand_size, self.config._attn_implementation)
         return super()._expand_inputs_for_generation(

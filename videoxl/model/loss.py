@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from videoxl.cache.gradient import GradientCache
 from videoxl.compression.base import Compressor, get_compressor
@@ -36,9 +36,6 @@ from videoxl.model.prompt import Prompt, Rows, shifted_labels
 from videoxl.model.runner import group_limit, warn_of_unsummarised
 from videoxl.model.visual import Region, encode_frames, iter_features
 from videoxl.utils.transfer import send
-
-if TYPE_CHECKING:
-    from videoxl.model.modeling import LlavaQwenForCausalLM
 
 LOGITS_AT_ONCE = 1024 * 152_064  # made for the loss: 0.6 GB in fp32, 1024 rows of Qwen2's vocabulary
 TRAINED_AT_ONCE = 24_576 * 18_944  # of the MLP's middle in one layer: 17 windows of a 7B model, 0.9 GB in 16 bits
@@ -100,7 +97,7 @@ class TrainingOptions:
 
 
 def training_loss(
-    model: LlavaQwenForCausalLM,
+    model: PreTrainedModel,
     prompt: Prompt,
     regions: list[Region],
     chooser: RatioChooser,
@@ -109,6 +106,7 @@ def training_loss(
     """Cross entropy over the labelled tokens of a batch.
 
     Args:
+        model: a `LlavaQwenForCausalLM`.
         prompt: rows with labels; `questions_per_video` consecutive rows have the same texts before the suffix.
         regions: visual input of every `questions_per_video`-th row.
 
@@ -336,7 +334,7 @@ class _DummyPasses:
         total: zero, connected to every blank pass.
     """
 
-    def __init__(self, model: LlavaQwenForCausalLM):
+    def __init__(self, model: PreTrainedModel):
         self._inner = model.model
         self._cache = GradientCache(len(model.model.layers), uniform=True, defers_norm=True)
         self.total: Tensor | float = 0.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,12 +21,11 @@ from videoxl.cache.shared_prefix import repeat_rows
 from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, get_compressor
 from videoxl.compression.plan import RatioChooser
-from videoxl.cost.batching import frames_at_once
 from videoxl.errors import BatchError, MemoryFileError, PromptError
 from videoxl.model.prompt import Prompt
 from videoxl.model.room import ensure_room
 from videoxl.model.runner import RegionReader, check_finite, last_hidden, make_chooser
-from videoxl.model.visual import Progress, frame_tokens
+from videoxl.model.visual import Progress, frame_tokens, iter_pixels
 from videoxl.utils.timing import StageTimer
 
 
@@ -110,7 +109,7 @@ class VideoMemory:
             ensure_room(self.model, number, ratio, self.num_frames, self.cache, compressor=self.reader.compressor)
         decoder, hidden = self.model.model, None
         stage = timer.stage if timer is not None else lambda name: nullcontext()
-        chunks = _chunks(frames, decoder.vision_tower)
+        chunks = iter_pixels(frames, decoder.vision_tower)
         while True:
             with stage("decode"):  # the time that the model waits for frames
                 pixels, timestamps, indices = next(chunks, (None, [], []))
@@ -383,24 +382,6 @@ class VideoMemory:
 def layer_devices(model) -> list[torch.device]:
     """Where each decoder layer's part of a cache lies."""
     return [layer.self_attn.q_proj.weight.device for layer in model.model.layers]
-
-
-def _chunks(frames, tower) -> Iterator[tuple[Tensor, list[float], list[int]]]:
-    """Pixel values for the tower with timestamps and indices, a bounded number of frames at a time."""
-    limit = frames_at_once(tower.device, tower.hidden_size)
-    for chunk in [frames] if isinstance(frames, Tensor) else frames:
-        if isinstance(chunk, Tensor):
-            if chunk.dim() != 4 or chunk.shape[1:] != (3, tower.image_size, tower.image_size):
-                raise BatchError(
-                    f"frames must be pixel values [frames, 3, {tower.image_size}, {tower.image_size}]; got "
-                    f"{list(chunk.shape)}"
-                )
-            for pixels in chunk.split(limit):
-                yield pixels, [float("nan")] * len(pixels), [-1] * len(pixels)
-        else:
-            for start in range(0, len(chunk.frames), limit):
-                part = slice(start, start + limit)
-                yield chunk.pixels(tower.device, tower.dtype, part), chunk.timestamps[part], chunk.indices[part]
 
 
 def _brief(ids: list[int]) -> str:

@@ -31,6 +31,7 @@ from videoxl.model.loss import TrainingOptions, training_loss
 from videoxl.model.prompt import split_prompt
 from videoxl.model.runner import make_chooser, read_context
 from videoxl.model.visual import arrange_regions
+from videoxl.utils.compat import CACHE, one_cache
 
 
 @dataclass
@@ -75,6 +76,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
@@ -105,7 +107,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         Returns:
             `loss` with labels: the sum over labelled tokens divided by their number (or by `num_items_in_batch`).
             `logits` without labels: [B, t, V], of the text behind the last region where there are images (rows
-            shorter than the longest are padded on the right); then `past_key_values` holds the summarised sequence.
+            shorter than the longest are padded on the right); then the output's cache holds the summarised sequence.
             `window_ratios` with images: the ratio of every window.
         """
         if images is None and training_options is None:
@@ -115,15 +117,15 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
                 input_ids,
                 attention_mask,
                 position_ids,
-                past_key_values,
+                one_cache(cache, past_key_values),
                 inputs_embeds,
                 labels,
                 use_cache,
                 logits_to_keep,
                 kwargs,
             )
-        if past_key_values is not None or inputs_embeds is not None:
-            raise PromptError("images go with input_ids and a fresh cache; leave past_key_values and inputs_embeds out")
+        if one_cache(cache, past_key_values) is not None or inputs_embeds is not None:
+            raise PromptError("images go with input_ids and a fresh cache; leave the cache and inputs_embeds out")
 
         model = self.model
         prompt = split_prompt(input_ids, attention_mask, labels)
@@ -149,8 +151,8 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         hidden = model.text_step(model.embed_tokens(suffix.to(model.input_device)), cache)
         return VideoXLOutput(
             logits=self.lm_head(_keep(hidden, logits_to_keep)),
-            past_key_values=cache,
             window_ratios=tuple(cache.window_ratios),
+            **{CACHE: cache},
         )
 
     def _forward_text(
@@ -158,7 +160,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         input_ids,
         attention_mask,
         position_ids,
-        past_key_values,
+        cache,
         inputs_embeds,
         labels,
         use_cache,
@@ -166,31 +168,31 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         kwargs,
     ) -> CausalLMOutputWithPast:
         """Text alone: plain Qwen2 on any cache, or text behind a summarised sequence on a `SummaryCache`."""
-        if not isinstance(past_key_values, SummaryCache):
+        if not isinstance(cache, SummaryCache):
             return super().forward(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
                 labels=labels,
                 use_cache=use_cache,
                 logits_to_keep=logits_to_keep,
                 **kwargs,
+                **{CACHE: cache},
             )
         wanted = {name: True for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
         if input_ids is not None and position_ids is not None and not wanted:
-            step = decode_step(self, input_ids, attention_mask, past_key_values)
+            step = decode_step(self, input_ids, attention_mask, cache)
             if step is not None:
-                logits = step(input_ids, position_ids, past_key_values)
-                return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+                logits = step(input_ids, position_ids, cache)
+                return CausalLMOutputWithPast(logits=logits, **{CACHE: cache})
         embeds = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        output = self.model.text_output(embeds, past_key_values, position_ids, attention_mask, **wanted)
+        output = self.model.text_output(embeds, cache, position_ids, attention_mask, **wanted)
         return CausalLMOutputWithPast(
             logits=self.lm_head(_keep(output.last_hidden_state, logits_to_keep)),
-            past_key_values=past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
+            **{CACHE: cache},
         )
 
 

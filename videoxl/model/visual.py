@@ -15,6 +15,7 @@ from videoxl.cost.batching import frames_at_once
 from videoxl.errors import BatchError, PromptError
 from videoxl.model.decoder.decoder import VideoXLModel
 from videoxl.model.modality import get_modality, visual_length
+from videoxl.model.towers import VisionTower
 
 Progress = Callable[[int], None]
 """Called with the number of frames read since the last call."""
@@ -136,3 +137,21 @@ def frame_tokens(model, pixels: Tensor) -> Tensor:
     """Visual tokens [F, t, H] of video frames, pixel values [F, 3, S, S], as `VideoMemory.extend_tokens` takes them."""
     tokens = get_modality("video").pool(encode_frames(model.model, pixels), model.config)
     return tokens.unflatten(0, (len(pixels), -1))
+
+
+def iter_pixels(frames, tower: VisionTower) -> Iterator[tuple[Tensor, list[float], list[int]]]:
+    """Pixel values for the tower with timestamps and indices, a bounded number of frames at a time."""
+    limit = frames_at_once(tower.device, tower.hidden_size)
+    for chunk in [frames] if isinstance(frames, Tensor) else frames:
+        if isinstance(chunk, Tensor):
+            if chunk.dim() != 4 or chunk.shape[1:] != (3, tower.image_size, tower.image_size):
+                raise BatchError(
+                    f"frames must be pixel values [frames, 3, {tower.image_size}, {tower.image_size}]; got "
+                    f"{list(chunk.shape)}"
+                )
+            for pixels in chunk.split(limit):
+                yield pixels, [float("nan")] * len(pixels), [-1] * len(pixels)
+        else:
+            for start in range(0, len(chunk.frames), limit):
+                part = slice(start, start + limit)
+                yield chunk.pixels(tower.device, tower.dtype, part), chunk.timestamps[part], chunk.indices[part]

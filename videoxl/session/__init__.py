@@ -1,6 +1,7 @@
 """The one object to ask: load a model, read a video, ask it."""
 
 from videoxl.session.answer import Answer, FrameTime
-from videoxl.session.session import DEFAULT_FRAMES, VideoXL
+from videoxl.session.session import VideoXL
+from videoxl.session.sources import DEFAULT_FRAMES
 
 __all__ = ["DEFAULT_FRAMES", "Answer", "FrameTime", "VideoXL"]

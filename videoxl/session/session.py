@@ -7,9 +7,7 @@ print(model.ask(film, "What is advertised?"))
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from videoxl.cache.summary import SummaryCache
 from videoxl.chat import SYSTEM_MESSAGE, PromptText, join_prompt_ids, question_prompt, text_ids
 from videoxl.compression.base import Compressor, get_compressor
 from videoxl.constants import IMAGE_TOKEN_INDEX
@@ -30,35 +27,25 @@ from videoxl.model.loading import load_pretrained_model
 from videoxl.model.memory import VideoMemory
 from videoxl.model.modality import visual_length
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.model.prompt import split_prompt
-from videoxl.model.runner import make_chooser, read_context
-from videoxl.model.visual import Progress, arrange_regions
+from videoxl.model.runner import make_chooser
+from videoxl.model.visual import Progress
 from videoxl.session.answer import Answer, FrameTime
 from videoxl.session.devices import pick_device
-from videoxl.session.sources import as_sources, check_choice, is_memory, is_picture, is_video
-from videoxl.session.streaming import FirstToken, TextStream, stream_text
+from videoxl.session.scoring import Inputs, read_context_of, score_behind
+from videoxl.session.sources import (
+    DEFAULT_FRAMES,
+    as_sources,
+    check_choice,
+    frame_choice,
+    is_memory,
+    is_picture,
+    is_video,
+)
+from videoxl.session.streaming import FirstToken, TextStream, seeded, stream_text
 from videoxl.utils.resources import bundled_model
 from videoxl.utils.timing import StageTimer, peak_memory
 
-DEFAULT_FRAMES = 128
 DEFAULT_RATIO = 8
-
-
-@dataclass
-class _Inputs:
-    """The visual input of one prompt, read or ready to be read.
-
-    Attributes:
-        memory: the one that comes first, if there is one. images, modalities: what follows it.
-        visual_tokens: of all. notes: sentences for the user. method: `ratio` and `compressor`, where nothing was read.
-    """
-
-    memory: VideoMemory | None
-    images: list[Tensor]
-    modalities: list[str]
-    visual_tokens: int
-    notes: list[str]
-    method: dict[str, Any]
 
 
 class VideoXL:
@@ -213,9 +200,9 @@ class VideoXL:
         if not ids:
             raise DataError("an empty continuation has no likelihood; check the task's doc_to_target or doc_to_choice")
         prompt, inputs, _ = self._prepare(source, prompt, options, StageTimer(self.model.device))
+        texts = [text_ids(self.tokenizer, text) for text in prompt.texts]
         with torch.inference_mode():
-            cache = self._read_prefix(prompt, inputs)
-            return self._score(cache, [*text_ids(self.tokenizer, prompt.suffix), *ids], len(ids))
+            return score_behind(self.model, read_context_of(self.model, texts, inputs), [*texts[-1], *ids], len(ids))
 
     def respond_to_ids(
         self, ids: Sequence[int], images: Sequence[Tensor] = (), modalities: Sequence[str] = (), **generation: Any
@@ -237,7 +224,7 @@ class VideoXL:
 
     def _prepare(
         self, source: Any, question: str | PromptText, options: dict[str, Any], timer: StageTimer
-    ) -> tuple[PromptText, _Inputs, dict[str, Any]]:
+    ) -> tuple[PromptText, Inputs, dict[str, Any]]:
         """The prompt, its visual input, and what is left of the options: arguments of `generate`."""
         sources = as_sources(source)
         options = dict(options)
@@ -256,7 +243,7 @@ class VideoXL:
             raise PromptError(f"temperature is {options['temperature']}; it must be at least 0")
         return question, self._inputs(sources, question, reading, timer), options
 
-    def _inputs(self, sources: list, prompt: PromptText, reading: dict, timer: StageTimer) -> _Inputs:
+    def _inputs(self, sources: list, prompt: PromptText, reading: dict, timer: StageTimer) -> Inputs:
         memory, notes = None, []
         if sources and (is_memory(sources[0]) or (len(sources) == 1 and is_video(sources[0]))):
             first = sources[0]
@@ -281,7 +268,7 @@ class VideoXL:
         if images and memory is None:
             compressor = reading.get("compressor")
             method = {"ratio": self._ratio(reading.get("ratio"), compressor), "compressor": compressor}
-        return _Inputs(memory, images, modalities, tokens, notes, method)
+        return Inputs(memory, images, modalities, tokens, notes, method)
 
     def _pixels(self, video: Path, reading: dict[str, Any]) -> Tensor:
         """All chosen frames as pixel values [F, 3, S, S] on the CPU, for a prompt with several visual inputs."""
@@ -297,7 +284,7 @@ class VideoXL:
     def _respond(
         self,
         prompt: PromptText,
-        inputs: _Inputs,
+        inputs: Inputs,
         timer: StageTimer,
         max_new_tokens: int = 1024,
         temperature: float = 0.0,
@@ -311,7 +298,7 @@ class VideoXL:
         if inputs.images:
             extra |= {"images": inputs.images, "modalities": inputs.modalities, **inputs.method}
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        with _seeded(seed, self.model.device), FirstToken(timer, streamer) as first:
+        with seeded(seed, self.model.device), FirstToken(timer, streamer) as first:
             beams = generation.get("num_beams", 1) > 1  # transformers streams no beams
             output = self.model.generate(
                 ids,
@@ -329,7 +316,7 @@ class VideoXL:
         new = output[0, prompt.shape[1] - placeholders + visual_tokens :]
         return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
 
-    def _answer(self, text: str, new_tokens: int, prompt_tokens: int, inputs: _Inputs, timer: StageTimer) -> Answer:
+    def _answer(self, text: str, new_tokens: int, prompt_tokens: int, inputs: Inputs, timer: StageTimer) -> Answer:
         memory, frames, cached, ratios = inputs.memory, (), prompt_tokens, ()
         method = inputs.method.get("compressor")
         if memory is not None:
@@ -366,60 +353,7 @@ class VideoXL:
                 notes.append(f"positions reach {reached}, the model was trained to {trained}; see `videoxl estimate`")
         return notes
 
-    def _read_prefix(self, prompt: PromptText, inputs: _Inputs) -> SummaryCache:
-        """A cache that has read all of a prompt but the text behind its last visual input."""
-        if inputs.memory is not None and not inputs.images:
-            return inputs.memory.finalize_for_query()[0]
-        if inputs.memory is not None:
-            raise PromptError("likelihoods behind a memory and more visual inputs are not computed; give the files")
-        cache = SummaryCache(len(self.model.model.layers))
-        if inputs.images:
-            inner, method = self.model.model, get_compressor(inputs.method["compressor"])
-            ids = join_prompt_ids(*(text_ids(self.tokenizer, text) for text in prompt.texts))
-            split = split_prompt(torch.tensor([ids]))
-            regions = arrange_regions(inputs.images, inputs.modalities, 1, prompt.num_visuals, inner)
-            chooser = make_chooser(self.model.config, None, inputs.method["ratio"], compressor=method)
-            for _ in read_context(inner, split, regions, cache, chooser, compressor=method):
-                pass
-        return cache
-
-    def _score(self, cache: SummaryCache, ids: Sequence[int], number: int) -> tuple[float, bool]:
-        """Log-likelihood of the last `number` of `ids` behind what a cache holds; the cache grows."""
-        inner = self.model.model
-        tokens = torch.tensor([ids], device=inner.input_device)
-        hidden = inner.text_step(inner.embed_tokens(tokens), cache)
-        logits = self.model.lm_head(hidden[0, -number - 1 : -1]).float()
-        wanted = tokens[0, -number:].to(logits.device)
-        chosen = logits.log_softmax(dim=-1).gather(1, wanted[:, None])
-        return float(chosen.sum()), bool((logits.argmax(dim=-1) == wanted).all())
-
 
 _INTERVAL = ("frames", "fps", "max_frames", "start", "end")
 _CHOICE = (*_INTERVAL, "choice")
 _READING = (*_CHOICE, "ratio", "compressor", "backend", "timeout", "progress")
-
-
-def frame_choice(
-    frames: int | None = None,
-    fps: float | None = None,
-    max_frames: int | None = None,
-    start: float | None = None,
-    end: float | None = None,
-) -> FrameChoice | None:
-    """The frames that were asked for; None where nothing was said."""
-    if (frames, fps, max_frames, start, end) == (None,) * 5:
-        return None
-    if frames is None and fps is None:
-        frames = DEFAULT_FRAMES
-    return FrameChoice(frames, fps, max_frames, start or 0.0, end)
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draws of sampling from a seed; the generators of the caller are put back."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -11,8 +11,11 @@ from PIL import Image
 
 from videoxl.cache.memory_file import is_memory_file
 from videoxl.errors import PromptError, VideoError
+from videoxl.media.choice import FrameChoice
 from videoxl.media.pictures import is_picture_file
 from videoxl.model.memory import VideoMemory
+
+DEFAULT_FRAMES = 128
 
 
 def as_sources(source: Any) -> list[Any]:
@@ -71,3 +74,18 @@ def _checked(source: Any) -> Any:
     if path.is_dir():
         raise VideoError(f"{path} is a folder; give a video file")
     return path
+
+
+def frame_choice(
+    frames: int | None = None,
+    fps: float | None = None,
+    max_frames: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> FrameChoice | None:
+    """The frames that were asked for; None where nothing was said."""
+    if (frames, fps, max_frames, start, end) == (None,) * 5:
+        return None
+    if frames is None and fps is None:
+        frames = DEFAULT_FRAMES
+    return FrameChoice(frames, fps, max_frames, start or 0.0, end)

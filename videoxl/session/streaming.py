@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from transformers import StoppingCriteria, TextIteratorStreamer
@@ -96,3 +97,14 @@ def stream_text(tokenizer, respond: Callable[..., Answer]) -> TextStream:
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     stop = threading.Event()
     return TextStream(pieces, lambda: respond(streamer=pieces, stopping_criteria=[_Stop(stop)]), stop)
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draws of sampling from a seed; the generators of the caller are put back."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -14,9 +14,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig
 
-from videoxl import LlavaQwenForCausalLM, VideoXLConfig
 from videoxl.chat import SELECT_MESSAGE, SYSTEM_MESSAGE
 from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.synth.questions import ask, sample_cards
 from videoxl.synth.story import tell
 

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from videoxl.media.choice import FrameChoice
 from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.media.stream import open_video
 from videoxl.synth.cards import draw_cards
 from videoxl.synth.drawing import DrawnFrames
+from videoxl.synth.files import write_video
 from videoxl.synth.questions import (
     Question,
     advertisement,
@@ -122,10 +125,6 @@ class TestSet(Dataset):
 
 
 def _through_a_file(numbers: np.ndarray, side: int) -> torch.Tensor:
-    from videoxl.media.choice import FrameChoice
-    from videoxl.media.stream import open_video
-    from videoxl.synth.files import write_video
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         write_video(path, numbers, side)

@@ -22,6 +22,7 @@ from videoxl.model.towers import find_tower_folder, tower_class
 from videoxl.train.config import DataArguments, ModelArguments, TrainingArguments, compute_dtype
 from videoxl.train.lora import add_adapters
 from videoxl.train.trainable import freeze_others, learning_parts
+from videoxl.utils.compat import enable_checkpointing
 
 # Left in 16 bits, so that they can start as copies; they are a fifteenth of the decoder.
 _UNQUANTIZED = [*UNQUANTIZED, *(f"beacon_{name}_proj" for name in ("q", "k", "v", "o", "up", "down"))]
@@ -113,16 +114,10 @@ def build_model(
     model.config.use_cache = False
     freeze_others(model, wanted)
     if training.checkpoint_windows:
-        checkpoint_layers(model)
+        enable_checkpointing(model)
     if training.lora_enable:
         return add_adapters(model, training, wanted)
     return model
-
-
-def checkpoint_layers(model: LlavaQwenForCausalLM) -> None:
-    """Have the layers compute their activations again on the way back (5.23 knows the switch by a newer name)."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
 
 
 def _load(base: str, config: VideoXLConfig, model_arguments: ModelArguments, training: TrainingArguments):

@@ -5,13 +5,14 @@ Flags that transformers dropped, or that belong to methods Video-XL does not con
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 import transformers
 
 from videoxl.errors import ArgumentError
 from videoxl.train.tasks import CONVERSATION, task_names
+from videoxl.utils.compat import without_own_checkpointing
 
 PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model", "mm_beacon")
 GROUPINGS = ("none", "strict", "relaxed")
@@ -146,8 +147,7 @@ class TrainingArguments(transformers.TrainingArguments):
             raise ArgumentError("--output_dir is missing; name the folder for checkpoints and the result")
         # The layers bring their own checkpointing, switched on when the model is built; transformers' stays off.
         self.checkpoint_windows = bool(self.gradient_checkpointing)
-        has_new_name = any(entry.name == "activation_checkpointing" for entry in fields(transformers.TrainingArguments))
-        self.gradient_checkpointing = None if has_new_name else False
+        self.gradient_checkpointing = without_own_checkpointing()
         super().__post_init__()
         # One process uses one device: transformers would copy the model to all GPUs it sees and split every video.
         _ = self.device  # counts the GPUs

@@ -25,6 +25,7 @@ from videoxl.model.configuration import VideoXLConfig, check_config
 from videoxl.model.decoder.layers import BeaconAttention, BeaconDecoderLayer, FusedRMSNorm, SignedRotaryEmbedding
 from videoxl.model.projector import build_projector
 from videoxl.model.towers import build_vision_tower
+from videoxl.utils.compat import CACHE
 from videoxl.utils.transfer import send
 
 BEACON = get_compressor("beacon")
@@ -187,8 +188,8 @@ class VideoXLModel(Qwen2Model):
             inputs_embeds=embeds,
             attention_mask={"full_attention": mask},
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE: cache},
             **kwargs,
         )
 
@@ -218,7 +219,7 @@ class VideoXLModel(Qwen2Model):
             )
             stored.add(tuple(made))
         hidden = hidden if cache.defers_norm else self.norm(hidden)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **{CACHE: cache})
 
 
 @lru_cache(maxsize=8)

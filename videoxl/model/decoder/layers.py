@@ -22,6 +22,7 @@ from videoxl.compression.beacon.projections import project
 from videoxl.compression.rows import WindowLayout
 from videoxl.kernels import can_run
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.utils.compat import one_cache
 
 
 class BeaconAttention(Qwen2Attention):
@@ -41,8 +42,9 @@ class BeaconAttention(Qwen2Attention):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | tuple[Tensor | None, ...] | None = None,
-        past_key_values=None,
+        cache=None,
         window: WindowLayout | None = None,
+        past_key_values=None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """Attention of one step.
@@ -51,24 +53,25 @@ class BeaconAttention(Qwen2Attention):
             hidden_states: [B, T, H], grouped where `window` is given.
             position_embeddings: cosine and signed sine [B or 1, T, D], in the same order as the rows.
             attention_mask: what `build_mask` made for the back end, or None for plain causal; one for each window.
-            past_key_values: the cache, advanced by this call.
+            cache: advanced by this call; transformers before 5.24 calls it `past_key_values`.
             window: the layout of windows, None for text.
         """
-        if self._takes_kernel(hidden_states, past_key_values, window):
-            output = self._windows_by_kernel(hidden_states, position_embeddings, past_key_values, window)
+        cache = one_cache(cache, past_key_values)
+        if self._takes_kernel(hidden_states, cache, window):
+            output = self._windows_by_kernel(hidden_states, position_embeddings, cache, window)
             return project(output, self.o_proj, self.beacon_o_proj, window), None
         query, key, value, beacons = self.rotated_heads(hidden_states, position_embeddings, window)
         dropout = self.attention_dropout if self.training else 0.0
         shared = None
-        if isinstance(past_key_values, SummaryCache):
-            shared = past_key_values.shared_prefix(self.layer_idx)
-        if isinstance(past_key_values, StepView) and self._goes_together(query, beacons, attention_mask, dropout):
-            memory = past_key_values.memory_with(beacons)
+        if isinstance(cache, SummaryCache):
+            shared = cache.shared_prefix(self.layer_idx)
+        if isinstance(cache, StepView) and self._goes_together(query, beacons, attention_mask, dropout):
+            memory = cache.memory_with(beacons)
             output = attend_windows(query, key, value, memory, window.lengths, self.scaling)
             return self._leave(output, window), None
         if beacons is not None:
             # The cache comes first: it is iterated to its end, where it puts the last window's beacons in place.
-            seen = past_key_values.update_windows(key, value, self.layer_idx, beacons, window.lengths)
+            seen = cache.update_windows(key, value, self.layer_idx, beacons, window.lengths)
             queries = query.split([rows for rows, _ in window.lengths], dim=2)
             outputs = [
                 attend(self, part, *pair, mask, dropout, shared, **kwargs)
@@ -76,8 +79,8 @@ class BeaconAttention(Qwen2Attention):
             ]
             output = torch.cat([output for output, _ in outputs], dim=1) if len(outputs) > 1 else outputs[0][0]
             return self._leave(output, window), outputs[-1][1]
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         output, weights = attend(self, query, key, value, attention_mask, dropout, shared, **kwargs)
         return self._leave(output, window), weights
 
@@ -228,7 +231,7 @@ class BeaconDecoderLayer(nn.Module):
 
         def run(hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             view = StepView(pieces)
-            output = self._compute(hidden_states, window, past_key_values=view, **kwargs)
+            output = self._compute(hidden_states, window, cache=view, **kwargs)
             return output, *view.made
 
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():

@@ -1,0 +1,75 @@
+"""What stands before a question, read into a cache, and the likelihood of what may stand behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videoxl.cache.summary import SummaryCache
+from videoxl.chat import join_prompt_ids
+from videoxl.compression.base import get_compressor
+from videoxl.errors import PromptError
+from videoxl.model.memory import VideoMemory
+from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.model.prompt import split_prompt
+from videoxl.model.runner import make_chooser, read_context
+from videoxl.model.visual import arrange_regions
+
+
+@dataclass
+class Inputs:
+    """The visual input of one prompt, read or ready to be read.
+
+    Attributes:
+        memory: the one that comes first, if there is one. images, modalities: what follows it.
+        visual_tokens: of all. notes: sentences for the user. method: `ratio` and `compressor`, where nothing was read.
+    """
+
+    memory: VideoMemory | None
+    images: list[Tensor]
+    modalities: list[str]
+    visual_tokens: int
+    notes: list[str]
+    method: dict[str, Any]
+
+
+def read_context_of(model: LlavaQwenForCausalLM, texts: Sequence[list[int]], inputs: Inputs) -> SummaryCache:
+    """A cache that has read all of a prompt but the text behind its last visual input.
+
+    Args:
+        texts: ids of the prompt's texts.
+    """
+    if inputs.memory is not None and not inputs.images:
+        return inputs.memory.finalize_for_query()[0]
+    if inputs.memory is not None:
+        raise PromptError("likelihoods behind a memory and more visual inputs are not computed; give the files")
+    cache = SummaryCache(len(model.model.layers))
+    if inputs.images:
+        inner, method = model.model, get_compressor(inputs.method["compressor"])
+        prompt = split_prompt(torch.tensor([join_prompt_ids(*texts)]))
+        regions = arrange_regions(inputs.images, inputs.modalities, 1, len(texts) - 1, inner)
+        chooser = make_chooser(model.config, None, inputs.method["ratio"], compressor=method)
+        for _ in read_context(inner, prompt, regions, cache, chooser, compressor=method):
+            pass
+    return cache
+
+
+def score_behind(
+    model: LlavaQwenForCausalLM, cache: SummaryCache, ids: Sequence[int], number: int
+) -> tuple[float, bool]:
+    """Log-likelihood of the last `number` of `ids` behind what a cache holds; the cache grows.
+
+    Returns:
+        (sum of the natural logarithms of the tokens' probabilities, whether each is the likeliest one).
+    """
+    inner = model.model
+    tokens = torch.tensor([ids], device=inner.input_device)
+    hidden = inner.text_step(inner.embed_tokens(tokens), cache)
+    logits = model.lm_head(hidden[0, -number - 1 : -1]).float()
+    wanted = tokens[0, -number:].to(logits.device)
+    chosen = logits.log_softmax(dim=-1).gather(1, wanted[:, None])
+    return float(chosen.sum()), bool((logits.argmax(dim=-1) == wanted).all())

@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from lmms_world import VIDEOS, shuffled, write_records, write_world
 from tiny_runs import BUNDLE
 from videos import cut
 
 from videoxl.chat import tokenizer_image_token
+from videoxl.media.choice import FrameChoice
+from videoxl.media.stream import open_video
 
 lmms_eval = pytest.importorskip("lmms_eval", reason="lmms-eval is in the second environment (extra `eval`)")
 pytestmark = pytest.mark.slow
@@ -207,7 +210,7 @@ def test_several_visual_inputs_give_what_generate_gives(world, model, kinds):
 
     from videoxl.media.views import process_images
 
-    asker, record = model._asker, world[1][0]
+    session, record = model._asker.session, world[1][0]
     seen = [record["video"] if kind == "v" else Image.open(record["picture"]) for kind in kinds]
     made = model._generate("What is it?", {"max_new_tokens": 5}, seen)
     marks = " ".join(["<image>"] * len(kinds)) + "\n" if kinds else ""
@@ -215,19 +218,22 @@ def test_several_visual_inputs_give_what_generate_gives(world, model, kinds):
         f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{marks}What is it?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    ids = tokenizer_image_token(prompt, asker.tokenizer, return_tensors="pt").unsqueeze(0)
-    images = [
-        asker.pixels(record["video"])
-        if kind == "v"
-        else process_images([Image.open(record["picture"])], asker.image_processor, asker.model.config)[0]
-        for kind in kinds
-    ]
+    ids = tokenizer_image_token(prompt, session.tokenizer, return_tensors="pt").unsqueeze(0)
+
+    def pixels(kind):
+        if kind == "p":
+            picture = Image.open(record["picture"])
+            return process_images([picture], session.image_processor, session.model.config)[0]
+        with open_video(record["video"], session.image_processor, FrameChoice(6)) as stream:
+            return torch.cat([chunk.pixels(torch.device("cpu"), torch.float32) for chunk in stream])
+
+    images = [pixels(kind) for kind in kinds]
     modalities = ["video" if kind == "v" else "image" for kind in kinds]
-    extra = {"images": images, "modalities": modalities} if kinds else {}
-    asker.model.config.beacon_ratio = [8]
-    output = asker.model.generate(ids, **extra, max_new_tokens=5, do_sample=False, return_dict_in_generate=True,
-                                  output_logits=True)  # fmt: skip
-    assert made.text == asker.decode(output.sequences[0, -len(output.logits) :])
+    extra = {"images": images, "modalities": modalities, "ratio": 8} if kinds else {}
+    output = session.model.generate(ids, **extra, max_new_tokens=5, do_sample=False, return_dict_in_generate=True,
+                                    output_logits=True)  # fmt: skip
+    new = output.sequences[0, -len(output.logits) :]
+    assert made.text == session.tokenizer.decode(new, skip_special_tokens=True).strip()
 
 
 def test_video_mmes_own_task_runs_on_a_local_data_set(world, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -351,26 +352,27 @@ def test_closing_a_stream_whose_queue_is_full_ends_its_thread(clips, monkeypatch
     assert threading.active_count() <= before
 
 
-def test_a_decoder_dies_with_its_parent(clips):
+def test_a_decoder_dies_with_its_parent(tmp_path):
+    film = shutil.copy(SAMPLE, tmp_path)  # other tests decode the sample meanwhile
     script = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.video import FrameChoice, open_video
-stream = open_video({str(SAMPLE)!r}, VideoXLImageProcessor(), FrameChoice(num_frames=600), chunk=1, timeout=60)
+stream = open_video({str(film)!r}, VideoXLImageProcessor(), FrameChoice(num_frames=600), chunk=1, timeout=60)
 next(iter(stream))
 print("ready", flush=True)
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
-    assert len(decoder_processes(SAMPLE)) == 1
+    assert len(decoder_processes(film)) == 1
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 10
-    while decoder_processes(SAMPLE) and time.monotonic() < deadline:
+    while decoder_processes(film) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert decoder_processes(SAMPLE) == []
+    assert decoder_processes(film) == []
 
 
 def decoder_processes(path) -> list:

@@ -27,4 +27,8 @@ class TorchcodecDecoder(VideoDecoder):
             for number in wanted:
                 yield number, decoder[int(number)].numpy()
         except (RuntimeError, ValueError) as error:
+            if "libtorchcodec" in str(error):  # newer versions look for FFmpeg when a file is opened
+                raise MissingDependencyError(
+                    "backend 'torchcodec' needs FFmpeg's shared libraries, which are not on this system"
+                ) from error
             raise VideoError(f"torchcodec cannot read {index.info.path}: {str(error).splitlines()[0]}") from error

@@ -60,6 +60,23 @@ def test_the_readmes_video_memory_runs_behind_its_quick_start(tmp_path, capsys, 
     assert "advertised" not in capsys.readouterr().out  # the answer alone, without the prompt
 
 
+def test_the_readmes_session_runs_as_printed(monkeypatch, tmp_path, capsys):
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "VideoXL.from_pretrained" in b)
+    for old, new in (
+        ('"path/to/VideoXL_weight_8"', f"{str(TINY)!r}, device='cpu'"),
+        ('"film.mp4"', repr(str(SAMPLE))),
+        ("frames=2048", "frames=4, max_new_tokens=4"),
+        ("start=600, end=1200", "start=6, end=12"),
+        ('"And who wins?"', '"And who wins?", max_new_tokens=4'),
+    ):
+        assert old in block
+        block = block.replace(old, new)
+    scope: dict = {}
+    exec(compile(block, "README.md", "exec"), scope)
+    assert len(scope["answer"].frames) == 4 and scope["film"].num_frames == 6
+    assert str(scope["answer"].frames[-1].second) in capsys.readouterr().out
+
+
 def test_links_and_files_that_documents_name_exist():
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):

@@ -67,6 +67,9 @@ conv_templates = {"default": conv_qwen, "qwen_1_5": conv_qwen, "qwen_2": conv_qw
 default_conversation = conv_qwen
 
 
+_MARK = "\0visual\0"  # no user's text holds it
+
+
 @dataclass(frozen=True)
 class PromptText:
     """The text of one prompt, cut at its visual inputs.
@@ -105,14 +108,11 @@ def question_prompt(
         separator: between the visual inputs and the question.
         answer: how the answer begins, where the model is to go on from there.
     """
-    head = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
-    tail = f"{question}<|im_end|>\n<|im_start|>assistant\n{answer}"
-    if not num_visuals:
-        return PromptText((head + tail,))
-    return PromptText((head, *[" "] * (num_visuals - 1), separator + tail))
-
-
-_MARK = "\0visual\0"  # no user's text holds it
+    conversation = conv_qwen.copy()
+    conversation.system = f"<|im_start|>system\n{system}"
+    visuals = " ".join([_MARK] * num_visuals) + separator if num_visuals else ""
+    prompt = _one_turn(conversation, visuals + question)
+    return PromptText((*prompt.texts[:-1], prompt.suffix + answer))
 
 
 def check_template(name: str) -> None:
@@ -131,8 +131,12 @@ def template_prompt(template: str, context: str, num_visuals: int) -> PromptText
         context = context.replace(DEFAULT_IMAGE_TOKEN, _MARK)
     elif num_visuals:
         context = " ".join([_MARK] * num_visuals) + "\n" + context
-    conversation = conv_templates[template].copy()
-    conversation.append_message(conversation.roles[0], context)
+    return _one_turn(conv_templates[template].copy(), context)
+
+
+def _one_turn(conversation: Conversation, text: str) -> PromptText:
+    """A conversation of one question, cut where the text has the mark of a visual input."""
+    conversation.append_message(conversation.roles[0], text)
     conversation.append_message(conversation.roles[1], None)
     return PromptText(tuple(conversation.get_prompt().split(_MARK)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from videoxl.synth.evaluate import WITHOUT_RATIO, interval
 from videoxl.synth.glyphs import SHAPES
 from videoxl.synth.scenes import families
 from videoxl.synth.stages import STAGES
+from videoxl.utils.files import whole_folder
 
 MOST_BYTES = 16_000_000
 NOTE = "this small model knows the synthetic world of videoxl.synth alone: ask it about cards with coloured shapes"
@@ -34,19 +34,14 @@ def write_bundle(last: Path, run: Path, output: Path, size: str, seed: int, cell
     model.config.beacon_ratio, model.config.beacon_ratio_mix = [8], "step-random"
     model.config.model_note = NOTE
     model.config.use_cache = True
-    staging = output.with_name(output.name + ".part")
-    shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    processor.save_pretrained(staging)
-    (staging / CARD).write_text(model_card(size, seed, sum(p.numel() for p in model.parameters()), cells))
-    for path in staging.iterdir():
-        path.chmod(0o644)
-    total = sum(path.stat().st_size for path in staging.iterdir())
-    if total > MOST_BYTES:
-        raise CheckpointError(f"the bundle has {total} bytes, more than the {MOST_BYTES} that may be shipped")
-    shutil.rmtree(output, ignore_errors=True)
-    staging.rename(output)
+    with whole_folder(output, replaces=True) as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        processor.save_pretrained(staging)
+        (staging / CARD).write_text(model_card(size, seed, sum(p.numel() for p in model.parameters()), cells))
+        total = sum(path.stat().st_size for path in staging.iterdir())
+        if total > MOST_BYTES:
+            raise CheckpointError(f"the bundle has {total} bytes, more than the {MOST_BYTES} that may be shipped")
     draw_training(run, [f"{n + 1}-{stage.name}" for n, stage in enumerate(STAGES[size])], run / "loss.png")
     if any(cell["task"] == "needle" for cell in cells):
         draw_accuracy(cells, run / "accuracy.png")

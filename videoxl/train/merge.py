@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from videoxl.errors import ArgumentError
 from videoxl.model.loading import load_pretrained_model
 from videoxl.utils.cli_errors import one_line_errors
+from videoxl.utils.files import whole_folder
 
 
 def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> None:
@@ -22,12 +22,10 @@ def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> N
     if output.exists():
         raise ArgumentError(f"{output} exists; name a folder that does not")
     tokenizer, model, image_processor, _ = load_pretrained_model(adapter, base, device_map="cpu", torch_dtype=dtype)
-    draft = output.with_name(f".{output.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
-    image_processor.save_pretrained(draft)
-    draft.rename(output)
+    with whole_folder(output) as draft:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        image_processor.save_pretrained(draft)
 
 
 @one_line_errors

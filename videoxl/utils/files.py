@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,24 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, replaces: bool = False) -> Iterator[Path]:
+    """A new folder beside `path` to fill; on success it takes the name (of one that is there, if it `replaces`)."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield draft
+        for file in draft.rglob("*"):
+            if file.is_file():
+                publish_mode(file)
+                sync(file)
+        draft.chmod(0o777 & ~umask())
+        if replaces:
+            shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

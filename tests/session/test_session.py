@@ -196,6 +196,7 @@ def test_without_a_path_the_bundled_model_is_loaded():
         (SAMPLE, "What?", {"compressor": "zip"}, ConfigError, "compressor 'zip' is not known; use beacon, none"),
         (SAMPLE, "What?", {"compressor": "none", "ratio": 4}, PlanError, "works at ratio 0 alone, not at 4"),
         (SAMPLE, "What?", {"temperature": -1}, PromptError, "temperature is -1"),
+        (SAMPLE, "What?", {"framse": 3}, PromptError, "option 'framse' is not known; did you mean frames"),
         (3.5, "What?", {}, PromptError, "a float cannot be asked"),
         (np.zeros((4, 4), np.float32), "What?", {}, PromptError, "must be uint8"),
     ],
@@ -207,8 +208,9 @@ def test_what_cannot_be_asked_is_named_in_one_line(session, source, question, op
 
 
 def test_a_picture_is_no_video_to_read(session, picture):
-    with pytest.raises(VideoError, match="is no video"):
-        session.read(picture)
+    for source in (picture, [SAMPLE, SAMPLE], []):
+        with pytest.raises(VideoError, match="is not one video to read"):
+            session.read(source)
     broken = picture.with_name("broken.png")
     broken.write_bytes(picture.read_bytes()[:60])
     with pytest.raises((PictureError, VideoError)):

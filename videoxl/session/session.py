@@ -36,6 +36,7 @@ from videoxl.session.sources import (
     DEFAULT_FRAMES,
     as_sources,
     check_choice,
+    check_options,
     frame_choice,
     is_memory,
     is_picture,
@@ -120,15 +121,17 @@ class VideoXL:
             system: the system message. prompt: the whole text of the question to come, where it is not the template's.
             progress: called with numbers of frames as they are read; if it has a method `start`, that is called before
                 with the number of all.
+            timer: collects the seconds of decoding, encoding and summarising.
 
         Raises:
             VideoError: not a video, or no frame to choose. PlanError: a ratio that no plan serves.
             MemoryLimitError: frames that do not fit on the GPU. ConfigError: an unknown compressor.
         """
         if not isinstance(video, FrameStream):
-            (video,) = as_sources(video) or [None]
-            if not is_video(video):
-                raise VideoError(f"{video} is no video; ask pictures and memories as they are")
+            found = as_sources(video)
+            if len(found) != 1 or not is_video(found[0]):
+                raise VideoError(f"{video} is not one video to read; ask pictures and memories as they are")
+            video = found[0]
             given = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
             choice = choice or frame_choice(**given) or FrameChoice(DEFAULT_FRAMES)
         text = question_prompt("", system=system) if prompt is None else prompt
@@ -230,6 +233,7 @@ class VideoXL:
         options = dict(options)
         reading = {name: options.pop(name) for name in _READING if name in options}
         system = options.pop("system", SYSTEM_MESSAGE)
+        check_options(options, _READING)
         if isinstance(question, str):
             if not question.strip():
                 raise PromptError("the question is empty")

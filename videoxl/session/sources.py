@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers import GenerationConfig, GenerationMixin
 
 from videoxl.cache.memory_file import is_memory_file
 from videoxl.errors import PromptError, VideoError
@@ -54,6 +57,16 @@ def check_choice(sources: Sequence[Any], given: dict[str, Any]) -> None:
     named = [name for name, value in given.items() if value is not None]
     if named and any(map(is_memory, sources)):
         raise PromptError(f"a memory has its frames and its ratio already; leave {', '.join(named)} out")
+
+
+def check_options(options: Mapping[str, Any], reading: Sequence[str]) -> None:
+    """Raise `PromptError` for an option that neither reading (`reading`, `system`) nor generating knows."""
+    known = {*reading, "system", "seed", *GenerationConfig().to_dict(), *signature(GenerationMixin.generate).parameters}
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; see VideoXL.read and transformers' generate"
+            raise PromptError(f"option {name!r} is not known{hint}")
 
 
 def _checked(source: Any) -> Any:

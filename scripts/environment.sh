@@ -14,6 +14,7 @@ make_environment() {
         return 1
     }
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" || return 1
+    rm -rf videoxl.egg-info  # what older installs left here: it would hide the entry points of this one
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e . || return 1
     printf '%s' "$stamp" > "$folder/.stamp"
 }

@@ -15,12 +15,13 @@ from videoxl import LlavaQwenForCausalLM, VideoXL, VideoXLConfig
 from videoxl.compression import COMPRESSORS
 from videoxl.compression.baselines import KeepAll
 from videoxl.cost.estimate import estimate
-from videoxl.errors import ConfigError, VideoError
+from videoxl.errors import ConfigError, DataError, VideoError
 from videoxl.media.choice import FrameChoice
 from videoxl.media.decoders import DECODERS, VideoDecoder
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.media.stream import open_video
 from videoxl.model.shape import model_shape
+from videoxl.train.data.sources import DATA_SOURCES, find_source
 from videoxl.utils.registry import Registry
 
 sys.path.insert(0, str(ROOT / "tests" / "plugins"))
@@ -99,6 +100,11 @@ def test_a_name_stands_for_one_implementation():
     for name in ("mine", "own"):
         with pytest.raises(ConfigError, match=f"thing '{name}' is registered already, by"):
             names.register(name, int)
+    again = type("Mine", (), {"__module__": Mine.__module__, "__qualname__": Mine.__qualname__})
+    names.register("one", KeepAll())
+    for name, another in (("mine", again), ("one", KeepAll())):  # the same name, but another object
+        with pytest.raises(ConfigError, match=f"thing '{name}' is registered already, by"):
+            names.register(name, another)
     with pytest.raises(ConfigError, match="thing 'other' is not known; use own, mine"):
         names.get("other")
 
@@ -112,3 +118,24 @@ def test_an_installed_package_brings_its_own(monkeypatch):
     )
     monkeypatch.setattr(COMPRESSORS, "_known", {})
     assert COMPRESSORS.get("theirs") is neighbours.Neighbours and "theirs" in COMPRESSORS.names()
+    point = EntryPoint("gone", "no_such_package:Neighbours", "videoxl.compressors")
+    with pytest.raises(ConfigError, match="compressor 'gone' cannot be imported from no_such_package:Neighbours"):
+        COMPRESSORS.get("gone")
+
+
+def test_without_installed_metadata_the_message_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("videoxl.utils.registry.entry_points", lambda group: [])
+    monkeypatch.setattr(DATA_SOURCES, "_known", {})
+    with pytest.raises(DataError, match="data source 'synth' is not known; no installed package brings one: install"):
+        find_source("synth:gpu/video")
+
+
+def test_a_memory_of_a_compressor_that_is_not_registered_is_not_saved(session, tmp_path):
+    class Mine(neighbours.Neighbours):
+        name = "mine_alone"
+
+    memory = session.read(SAMPLE, frames=11, compressor=Mine())
+    assert memory.info()["compressor"] == "mine_alone"
+    with pytest.raises(ConfigError, match="compressor 'mine_alone' is not registered"):
+        memory.save(tmp_path / "a.videomemory.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -95,14 +95,18 @@ class _AfterImport(MetaPathFinder):
 
     def __init__(self, hooks: dict[str, Callable[[ModuleType], None]]):
         self._hooks = hooks
+        self._looking: set[str] = set()
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        hook = self._hooks.pop(name, None)  # taken out, so that the search below finds the module itself
-        if hook is None:
+        if name not in self._hooks or name in self._looking:
             return None
-        spec = find_spec(name)
+        self._looking.add(name)  # so that the search below finds the module itself
+        try:
+            spec = find_spec(name)
+        finally:
+            self._looking.discard(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Hooked(spec.loader, hook)
+            spec.loader = _Hooked(spec.loader, self._hooks[name])
         return spec
 
 

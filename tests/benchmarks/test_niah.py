@@ -22,7 +22,7 @@ from videoxl.benchmarks.niah.grid import Cell, check_grid, insertion_index, spre
 from videoxl.benchmarks.niah.haystack import FileHaystack
 from videoxl.benchmarks.niah.needles import Needle, load_needles
 from videoxl.benchmarks.niah.plot import describe, load_results, report, summarise
-from videoxl.benchmarks.niah.run import DATA, main, parse
+from videoxl.benchmarks.niah.run import main, parse
 from videoxl.benchmarks.niah.runner import ColumnRunner, place
 from videoxl.chat import text_ids
 from videoxl.errors import ArgumentError, DataError, VideoError
@@ -33,7 +33,9 @@ from videoxl.synth.haystack import GeneratedHaystack
 from videoxl.synth.niah_data import main as make_data
 from videoxl.synth.niah_data import write_needles
 from videoxl.utils.processes import Processes
+from videoxl.utils.resources import resource
 
+DATA = resource("NIAH/datas")
 LENGTHS = [1, 187, 373, 559, 745, 931, 1118, 1304, 1490, 1676, 1862, 2048]
 DEPTHS = [0, 25, 50, 75, 100]
 

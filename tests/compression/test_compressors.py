@@ -95,7 +95,9 @@ def test_a_memory_knows_its_method(session, tmp_path, name):
 def test_a_files_unknown_method_is_named(session, tmp_path, monkeypatch):
     memory = session.read(SAMPLE, frames=11)
     monkeypatch.setattr(type(memory.reader.compressor), "name", "zip")
+    monkeypatch.setitem(COMPRESSORS._known, "zip", type(memory.reader.compressor))
     memory.save(tmp_path / "m.safetensors")
+    monkeypatch.delitem(COMPRESSORS._known, "zip")
     with pytest.raises(ConfigError, match="'zip' is not known; use beacon, none, drop, mean"):
         session.load_memory(tmp_path / "m.safetensors")
 

@@ -44,7 +44,9 @@ def test_methods_cost_what_they_read_and_leave(name):
     config.mm_spatial_pool_stride = 8  # 9 tokens a frame
     config.beacon_window = config.beacon_stride = 800
     shape = model_shape(config)
-    cost = estimate(shape, 8000 // shape.tokens_a_frame, 8, compressor=name)
+    ratio = None if name == "none" else 8
+    cost = estimate(shape, 8000 // shape.tokens_a_frame, ratio, compressor=name)
+    assert cost.ratio == (ratio or 0)
     kept = cost.visual_tokens if name == "none" else cost.visual_tokens // 8
     assert cost.cached_positions == kept + 64
     rows = cost.visual_tokens + (kept if name == "beacon" else 0) if name in ("beacon", "none") else kept
@@ -55,6 +57,8 @@ def test_what_cannot_be_counted_is_named():
     config = VideoXLConfig.from_pretrained(TINY)
     with pytest.raises(PlanError, match="larger than the window"):
         estimate(model_shape(config), 10, 5000)
+    with pytest.raises(PlanError, match="works at ratio 0 alone, not at 4"):
+        estimate(model_shape(config), 10, 4, compressor="none")
     config.mm_vision_tower = None
     config.mm_vision_config = None
     with pytest.raises(ConfigError, match="costs are known for CLIP towers"):

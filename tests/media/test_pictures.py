@@ -13,7 +13,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from videoxl.chat import tokenizer_image_token
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import CheckpointError, ConfigError, PictureError, PromptError
-from videoxl.media.pictures import best_grid, load_picture, parse_grids
+from videoxl.media.pictures import best_grid, is_picture_file, load_picture, parse_grids
 from videoxl.media.pixels import VideoXLImageProcessor, resize_fixed_point
 from videoxl.media.resize import resize_and_crop_frame, shorter_side_to
 from videoxl.media.views import process_images
@@ -31,6 +31,18 @@ def test_a_path_a_picture_and_an_array_give_the_same(tmp_path):
     Image.fromarray(array).save(tmp_path / "a.png")
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(array), array):
         assert np.array_equal(np.asarray(load_picture(source)), array)
+
+
+def test_pictures_in_a_row_are_a_video_and_a_cameras_pair_is_a_picture(tmp_path):
+    Image.fromarray(noise(40, 60)).save(tmp_path / "one.jpg")
+    whole = (tmp_path / "one.jpg").read_bytes()
+    (tmp_path / "row.mjpeg").write_bytes(whole * 3)
+    (tmp_path / "motion.jpg").write_bytes(whole + b"\0\0\0\x18ftypmp42")  # a phone's photo with its short film
+    Image.fromarray(noise(40, 60)).save(
+        tmp_path / "pair.jpg", format="MPO", save_all=True, append_images=[Image.fromarray(noise(40, 60, 1))]
+    )
+    found = {path.name: is_picture_file(path) for path in tmp_path.iterdir()}
+    assert found == {"one.jpg": True, "row.mjpeg": False, "motion.jpg": True, "pair.jpg": True}
 
 
 def test_exif_orientation_is_honoured(tmp_path):

@@ -23,6 +23,7 @@ from videoxl.errors import (
     PlanError,
     PromptError,
     VideoError,
+    VideoWarning,
     VideoXLError,
 )
 from videoxl.media.stream import open_video
@@ -112,6 +113,22 @@ def test_videos_and_pictures_are_asked_together_and_text_alone(session, picture)
     assert alone.visual_tokens == 0 and alone.ratios == ()
 
 
+def test_several_videos_say_what_the_answer_rests_on(session, picture):
+    read, asked = [], {"frames": 50, "end": 10, "ratio": 4, "max_new_tokens": 1}
+    with pytest.warns(VideoWarning):
+        answer = session.ask([SAMPLE, SAMPLE], "What?", progress=read.append, **asked)
+    one = session.read(SAMPLE, frames=40, end=10, ratio=4)
+    number = one.num_frames
+    assert number == 40 and sum(read) == 2 * number == len(answer.frames)
+    assert [frame.second for frame in answer.frames] == one.timestamps * 2
+    assert len(answer.notes) >= 2 and "were asked for" in answer.notes[0]
+    # What stands before the question: the texts before and between the two, and the summary of each.
+    between = answer.cached_positions - one.summary_length - number * 16 // 4
+    assert 0 <= between < 4
+    mixed = session.ask([one, picture], "What?", max_new_tokens=1)
+    assert mixed.frames == answer.frames[:number] and mixed.cached_positions > one.summary_length
+
+
 def test_a_question_that_names_the_placeholder_is_text(session):
     found = session.ask(SAMPLE, "Is `<image>` text?", **FEW)
     prompt = question_prompt("Is `<image>` text?")
@@ -149,6 +166,20 @@ def test_a_stream_that_is_closed_ends_its_answer(session):
     next(iter(pieces))
     pieces.close()
     assert pieces.answer.new_tokens < 2000 and threading.active_count() == before
+
+
+def test_a_stream_takes_what_ask_takes(session):
+    memory = session.read(SAMPLE, frames=3)
+    for options in ({"num_beams": 2}, {"stopping_criteria": [lambda ids, scores, **_: torch.tensor([True])]}):
+        pieces = session.stream(memory, "What?", max_new_tokens=5, **options)
+        text = "".join(pieces)
+        assert text.strip() == pieces.answer.text == session.ask(memory, "What?", max_new_tokens=5, **options).text
+    assert pieces.answer.new_tokens == 1
+    with pytest.raises(PromptError, match="leave streamer out"):
+        session.stream(memory, "What?", streamer=object())
+    whole = session.ask(memory, "What?", max_new_tokens=5)
+    stopped = session.ask(memory, "What?", max_new_tokens=5, stop_strings=[whole.text[:1]])
+    assert stopped.new_tokens < whole.new_tokens
 
 
 def test_an_error_while_streaming_reaches_the_reader(session, monkeypatch):
@@ -195,7 +226,24 @@ def test_without_a_path_the_bundled_model_is_loaded():
         (SAMPLE, "What?", {"timeout": 0}, VideoError, "timeout is 0"),
         (SAMPLE, "What?", {"compressor": "zip"}, ConfigError, "compressor 'zip' is not known; use beacon, none"),
         (SAMPLE, "What?", {"compressor": "none", "ratio": 4}, PlanError, "works at ratio 0 alone, not at 4"),
+        (SAMPLE, "What?", {"compressor": ["drop"]}, ConfigError, r"compressor is \['drop'\]"),
+        (SAMPLE, "What?", {"frames": "8"}, VideoError, "num_frames is '8'; it must be a whole number"),
+        (SAMPLE, "What?", {"frames": 8.5}, VideoError, "num_frames is 8.5; it must be a whole number"),
+        (SAMPLE, "What?", {"fps": float("nan")}, VideoError, "fps is nan"),
+        (SAMPLE, "What?", {"start": "1:30"}, VideoError, "start is '1:30'; it must be a number of seconds"),
+        (SAMPLE, "What?", {"timeout": "x"}, VideoError, "timeout is 'x'"),
+        (SAMPLE, "What?", {"frames": 3, "choice": FrameChoice(3)}, PromptError, "choice says which frames"),
         (SAMPLE, "What?", {"temperature": -1}, PromptError, "temperature is -1"),
+        (SAMPLE, "What?", {"temperature": float("nan")}, PromptError, "temperature is nan; it must be a number from 0"),
+        (SAMPLE, "What?", {"temperature": "hot"}, PromptError, "temperature is 'hot'"),
+        (SAMPLE, "What?", {"max_new_tokens": 0}, PromptError, "max_new_tokens is 0; it must be a whole number from 1"),
+        (SAMPLE, "What?", {"max_new_tokens": None}, PromptError, "max_new_tokens is None; leave it out"),
+        (SAMPLE, "What?", {"seed": 1 << 70}, PromptError, "seed is 1180591620717411303424"),
+        (SAMPLE, "What?", {"return_dict_in_generate": True}, PromptError, "'return_dict_in_generate' is not known"),
+        (SAMPLE, "What?", {"inputs": None}, PromptError, "option 'inputs' is not known"),
+        (SAMPLE, None, {}, PromptError, "a question is a text or a PromptText; got a NoneType"),
+        (Image.new("RGB", (9, 9)), "What?", {"frames": 3, "start": 1}, PromptError, "is none; leave frames, start out"),
+        (None, "What?", {"ratio": 8}, PromptError, "nothing to compress; leave ratio out"),
         (SAMPLE, "What?", {"framse": 3}, PromptError, "option 'framse' is not known; did you mean frames"),
         (3.5, "What?", {}, PromptError, "a float cannot be asked"),
         (np.zeros((4, 4), np.float32), "What?", {}, PromptError, "must be uint8"),
@@ -226,12 +274,32 @@ def test_a_memory_keeps_its_frames_and_stands_first(session, picture):
             session.ask(several, "What?")
     with pytest.raises(PromptError, match="they must be equal"):
         session.ask(memory, "What?", system="Another one.")
+    with pytest.raises(PromptError, match="they must be equal"):
+        session.score(memory, question_prompt("What?", system="Another one."), "A star.")
+    empty = VideoMemory.start(session.model, memory.prefix_ids, 8)
+    for use in (session.score, lambda *given: session.ask(*given[:2])):
+        with pytest.raises(PromptError, match="holds no frames yet"):
+            use(empty, question_prompt("What?"), "A star.")
+    stream = open_video(SAMPLE, session.image_processor, FrameChoice(3))
+    with stream, pytest.raises(VideoError, match="were chosen when it was opened"):
+        session.read(stream, frames=2)
+
+
+def test_a_memory_is_asked_behind_the_text_that_its_video_was_read_behind(session):
+    told = session.read(SAMPLE, frames=3, system="You are a pirate.")
+    plain = session.ask(told, "What?", max_new_tokens=4)
+    assert plain.text == session.ask(told, "What?", system="You are a pirate.", max_new_tokens=4).text
+    assert plain.text == session.ask(SAMPLE, "What?", frames=3, system="You are a pirate.", max_new_tokens=4).text
 
 
 def test_a_memory_that_is_closed_or_of_another_model_is_refused(session):
     with session.read(SAMPLE, frames=3) as memory:
         fork = memory.fork()
-    for use in (lambda: session.ask(memory, "What?"), lambda: memory.fork(), lambda: memory.extend([])):
+    uses = (
+        lambda: session.ask(memory, "What?"), lambda: memory.fork(), lambda: memory.extend([]), memory.info,
+        lambda: memory.summary_length,
+    )  # fmt: skip
+    for use in uses:
         with pytest.raises(MemoryFileError, match="is closed"):
             use()
     assert session.ask(fork, "What?", max_new_tokens=1).frames
@@ -246,7 +314,10 @@ def test_a_memory_that_is_closed_or_of_another_model_is_refused(session):
         ("nowhere", {}, CheckpointError, "no such checkpoint folder: nowhere"),
         (SAMPLE, {}, CheckpointError, "is a file; give the folder"),
         (SAMPLE.parent, {}, CheckpointError, "it has no config.json"),
+        (3, {}, CheckpointError, "a int is no checkpoint"),
         (TINY, {"device": "toaster"}, ConfigError, "'toaster' is not known"),
+        (TINY, {"device_map": "cpu"}, ConfigError, "device_map is called device here"),
+        (TINY, {"device": "cpu", "foo": 1}, ConfigError, "foo"),
         (TINY, {"device": "cuda:77"}, ConfigError, "'cuda:77' is not here"),
         (TINY, {"device": "cpu", "dtype": "float99"}, ConfigError, "'float99'"),
     ],

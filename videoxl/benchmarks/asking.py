@@ -5,6 +5,7 @@ another. The same question gets the same answer alone, in any order and after a 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from videoxl.cache.fingerprint import model_fingerprint
 from videoxl.chat import PromptText
 from videoxl.errors import CheckpointError, DataError, MemoryLimitError
 from videoxl.media.choice import FrameChoice
+from videoxl.media.pictures import is_picture_file
 from videoxl.model.memory import VideoMemory
 from videoxl.session import VideoXL
 
@@ -36,14 +38,17 @@ class Reading:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The same as options of `VideoXL.read` and `VideoXL.ask`."""
-        return {
-            "choice": self.choice,
-            "ratio": self.ratio,
-            "backend": self.backend,
-            "timeout": self.timeout,
-            "compressor": self.compressor,
-        }
+        """The same as options of `VideoXL.read`."""
+        return self.options_for(["a video"])
+
+    def options_for(self, sources: Sequence[Any]) -> dict[str, Any]:
+        """The same as options of `VideoXL.ask` about pictures and paths: frames are chosen where there is a video."""
+        if not sources:
+            return {}
+        method = {"ratio": self.ratio, "compressor": self.compressor}
+        if not any(isinstance(source, str) and not is_picture_file(Path(source)) for source in sources):
+            return method
+        return {"choice": self.choice, "backend": self.backend, "timeout": self.timeout, **method}
 
 
 class VideoAsker:
@@ -61,7 +66,8 @@ class VideoAsker:
 
     def identity(self) -> dict[str, str]:
         """What makes results of two runs comparable: weights, precision and frames' decoder, not a folder's name."""
-        return {**model_fingerprint(self.session.model), "backend": self.reading.backend}
+        method = {"compressor": self.reading.compressor} if self.reading.compressor else {}
+        return {**model_fingerprint(self.session.model), "backend": self.reading.backend, **method}
 
     def memory(self, path: str | Path, prompt: PromptText) -> VideoMemory:
         """The memory of a video behind the prompt's first text, read now if it is not held.
@@ -94,6 +100,7 @@ class VideoAsker:
         """What an answer rests on, for its log: ratio, number of frames, seconds of each."""
         return {
             "beacon_ratio": self.reading.ratio,
+            **({"compressor": self.reading.compressor} if self.reading.compressor else {}),
             "frames": memory.num_frames,
             "timestamps": [round(time, 3) for time in memory.timestamps],
         }

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -26,6 +27,7 @@ from videoxl.benchmarks.asking import Reading, load_asker
 from videoxl.chat import PromptText, check_template, template_prompt
 from videoxl.errors import ConfigError, DataError, PictureError, VideoError, VideoXLError
 from videoxl.media.choice import FrameChoice
+from videoxl.media.pictures import is_picture_file
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.utils.processes import Processes
 
@@ -49,7 +51,8 @@ class VideoXL(lmms):
     Args:
         pretrained: checkpoint folder. device_map, device, dtype, attn_implementation: how it is loaded.
         max_frames_num: frames of a video, uniform; fps: frames a second instead, `max_frames_num` at most.
-        beacon_ratio: one compression ratio for every video, so that scores can be made again.
+        beacon_ratio: one compression ratio for every video, so that scores can be made again. compressor: how
+            visual tokens become positions (`beacon`, `drop`, `mean`, `none`, or one that was registered).
         memory_cache_gb: what memories of videos may take on the device.
         video_decode_backend: `pyav`, `decord` or `torchcodec`. decode_timeout: seconds without a frame.
         strict: end with status 1 where a video could not be read, after the results are written.
@@ -75,6 +78,7 @@ class VideoXL(lmms):
         max_frames_num: int = 128,
         fps: float | None = None,
         beacon_ratio: int | str = 8,
+        compressor: str | None = None,
         mm_spatial_pool_stride: int | None = None,
         mm_spatial_pool_mode: str | None = None,
         video_decode_backend: str = "pyav",
@@ -105,7 +109,7 @@ class VideoXL(lmms):
         processes = Processes()
         self._asker = load_asker(
             pretrained,
-            Reading(choice, parse_ratio(beacon_ratio), video_decode_backend, decode_timeout),
+            Reading(choice, parse_ratio(beacon_ratio), video_decode_backend, decode_timeout, compressor),
             memory_cache_gb,
             processes.device(device_map or device or "auto"),
             dtype,
@@ -184,11 +188,11 @@ class VideoXL(lmms):
     def _source(self, prompt: PromptText, seen: list) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """What is asked, options of reading it, and facts for the log; a single video is read once."""
         asker = self._asker
-        if len(seen) == 1 and isinstance(seen[0], str):
+        if len(seen) == 1 and isinstance(seen[0], str) and not is_picture_file(Path(seen[0])):
             memory = asker.memory(seen[0], prompt)
             return memory, {}, asker.facts(memory)
         facts = {"beacon_ratio": asker.reading.ratio, "visual_inputs": len(seen)} if seen else {}
-        return seen, asker.reading.options if seen else {}, facts
+        return seen, asker.reading.options_for(seen), facts
 
     def _visuals(self, visuals: Callable[[], Any]) -> list:
         """Paths of videos and pictures of one document."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from videoxl.benchmarks.asking import Reading, load_asker
 from videoxl.benchmarks.vnbench import Submission, answer_all, check_videos, load_examples, missing_videos
 from videoxl.benchmarks.vnbench_score import as_json, printed, score_file, table
+from videoxl.compression.base import get_compressor
 from videoxl.errors import ArgumentError
 from videoxl.media.choice import FrameChoice
 from videoxl.utils.cli_errors import one_line_errors
@@ -48,6 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fps", type=float, default=1.0, help="frames a second (default 1, as published)")
     parser.add_argument("--max-frames", type=int, help="at most so many, uniformly (default: no bound, as published)")
     parser.add_argument("--ratio", type=int, default=8, help="compression ratio (default 8)")
+    parser.add_argument("--compressor", help="beacon (default), drop, mean, none (--ratio 0), or one registered")
     parser.add_argument("--max-new-tokens", type=int, default=1024)
     parser.add_argument("--backend", default="pyav", help="pyav, decord or torchcodec")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds without a frame that end a video")
@@ -71,7 +73,8 @@ def run(given: argparse.Namespace) -> int:
     claim_output(given.output.parent)
     processes = Processes()
     choice = FrameChoice(fps=given.fps, max_frames=given.max_frames, by_average_rate=True)
-    reading = Reading(choice, given.ratio, given.backend, given.timeout)
+    get_compressor(given.compressor).resolve_ratio(given.ratio)  # before the model is loaded
+    reading = Reading(choice, given.ratio, given.backend, given.timeout, given.compressor)
     asker = load_asker(given.model, reading, 0.0, processes.device(given.device), given.dtype)
     settings = {
         "model": asker.identity(),

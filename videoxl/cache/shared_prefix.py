@@ -1,7 +1,7 @@
 """One stored prefix under many rows: several questions about one video, or the beams of one answer.
 
 The positions of the video are stored once and read once a step, whatever the number of rows; each row only has its own
-text behind them. Attention to the two parts is merged by `attend_shared` in `attention_backends.py`.
+text behind them. Attention to the two parts is merged by `attend_shared` in `attention/backends.py`.
 
 Shape letters: B rows, N key/value heads, T tokens of this step, M positions of the prefix, t of a row's own, D head
 dimension.

@@ -5,7 +5,7 @@ Lengths come in two kinds. The *physical* length counts positions that are store
 with it. They differ by the visual tokens that compaction dropped.
 
 Storage is preallocated and shared between forks: a fork costs nothing until two holders both want to write behind the
-same point, then the later one takes a copy of its own. Where gradients must flow, `gradient_cache.py` takes its place.
+same point, then the later one takes a copy of its own. Where gradients must flow, `gradient.py` takes its place.
 
 Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
 """

@@ -24,7 +24,7 @@ from videoxl.cli.options import (
     Start,
     Timeout,
 )
-from videoxl.cli.output import FrameProgress, notes, numbers_line, say
+from videoxl.cli.output import FrameProgress, notes, numbers_line, say_notes
 from videoxl.errors import PromptError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def ask(
     choice = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
     sources = as_sources(video)
     flags = {f"--{name.replace('_', '-')}": value for name, value in choice.items()}
-    check_choice(sources, flags | {"--ratio": ratio, "--compressor": compressor})
+    check_choice(sources, flags, {"--ratio": ratio, "--compressor": compressor})
     options: dict[str, Any] = {
         **choice, "ratio": ratio, "compressor": compressor, "backend": backend, "timeout": timeout,
         "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed,
@@ -77,9 +77,7 @@ def ask(
             answer = pieces.answer
         else:
             answer = session.ask(video, question, progress=advance, **options)
-    for note in answer.notes:
-        if note not in session.notes():
-            say(f"note: {note}")
+    say_notes(answer.notes)
     report = {
         "video": str(video),
         "question": question,
@@ -122,12 +120,14 @@ def summarize(
     fp8: Fp8 = False,
 ) -> None:
     """Read a video once and keep its memory in a file, to be asked any number of times."""
-    from videoxl.session.sources import as_sources, is_memory
+    from videoxl.session.sources import as_sources, is_memory, is_picture
     from videoxl.utils.timing import StageTimer, peak_memory
 
     (source,) = as_sources(video)
     if is_memory(source):
         raise PromptError(f"{video} is a memory already; ask it with `videoxl ask`")
+    if is_picture(source):
+        raise PromptError(f"{video} is a picture; ask it with `videoxl ask`")
     if output.exists() and not force:
         raise PromptError(f"{output} exists; give --force to replace it")
     if not output.parent.is_dir() or output.is_dir():
@@ -143,9 +143,7 @@ def summarize(
             video, **choice, ratio=ratio, compressor=compressor, backend=backend, timeout=timeout, progress=advance,
             timer=timer,
         )  # fmt: skip
-    for note in [*memory.notes, *session.notes(memory)]:
-        if note not in session.notes():
-            say(f"note: {note}")
+    say_notes([*memory.notes, *session.notes(memory)])
     with timer.stage("save"):
         memory.save(output, overwrite=force)
     print(f"wrote {output} ({output.stat().st_size / (1 << 20):.1f} MiB)")
@@ -170,8 +168,7 @@ def load(model: Path | None, device: str, dtype: str, fp8: bool) -> VideoXL:
     transformers.utils.logging.set_verbosity_error()
     with notes.status(f"loading {model.name if model is not None else 'the bundled model'}"):
         session = VideoXL.from_pretrained(model, device, dtype, load_fp8=fp8)
-    for note in session.notes():
-        say(f"note: {note}")
+    say_notes(session.notes())
     return session
 
 

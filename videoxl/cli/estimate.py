@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def estimate_command(
     frames: Annotated[int, typer.Option(help="Frames of the video.", min=1)],
-    ratio: Annotated[int, typer.Option(help="Compression ratio.")] = 8,
+    ratio: Annotated[int | None, typer.Option(help="Compression ratio (default: 8, or the compressor's own).")] = None,
     compressor: Compressor = None,
     model: Annotated[
         Path | None,
@@ -28,6 +28,7 @@ def estimate_command(
     as_json: AsJson = False,
 ) -> None:
     """Predict GPU memory and cached positions of a video before running it."""
+    from videoxl.compression.base import get_compressor
     from videoxl.cost.estimate import BYTES, estimate
     from videoxl.model.shape import model_shape
     from videoxl.utils.resources import bundled_model
@@ -41,6 +42,7 @@ def estimate_command(
         "model": str(folder),
         "frames": cost.frames,
         "ratio": cost.ratio,
+        "compressor": get_compressor(compressor).name,
         "visual_tokens": cost.visual_tokens,
         "cached_positions": cost.cached_positions,
         "highest_position": cost.highest_position,

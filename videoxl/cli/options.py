@@ -24,7 +24,9 @@ Compressor = Annotated[
 ]
 Backend = Annotated[str, typer.Option(help="Video decoder: pyav, decord or torchcodec.")]
 Timeout = Annotated[float, typer.Option(help="Seconds without a frame after which decoding is ended.")]
-Device = Annotated[str, typer.Option(help="auto (the GPU with most free memory, or the CPU), cpu, cuda:0, ...")]
+Device = Annotated[
+    str, typer.Option(help="auto (the GPU with most free memory, or the CPU), cpu, cuda:0, balanced (all GPUs), ...")
+]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="The decoder's products in FP8 (Ada and Hopper GPUs): less exact.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +17,17 @@ notes = Console(stderr=True, highlight=False)
 def say(text: str) -> None:
     """One line on standard error, however long."""
     notes.print(text, soft_wrap=True, markup=False)
+
+
+def say_notes(sentences: Iterable[str]) -> None:
+    """Notes, each once, however many ways it comes: a warning and a memory's notes say the same."""
+    for sentence in sentences:
+        if sentence not in _said:
+            _said.add(sentence)
+            say(f"note: {sentence}")
+
+
+_said: set[str] = set()
 
 
 class FrameProgress:

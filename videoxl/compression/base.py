@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from videoxl.compression.plan import Window
+from videoxl.errors import ConfigError, PlanError
 from videoxl.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ class Compressor(ABC):
     name: ClassVar[str]
     fixed_ratio: ClassVar[int | None] = None
 
+    def resolve_ratio(self, ratio: int | None) -> int | None:
+        """The ratio to work at: the method's only one, or what is asked for. Raises `PlanError` where they differ."""
+        if self.fixed_ratio is None:
+            return ratio
+        if ratio not in (None, self.fixed_ratio):
+            raise PlanError(f"compressor {self.name!r} works at ratio {self.fixed_ratio} alone, not at {ratio}")
+        return self.fixed_ratio
+
     def num_kept(self, window: Window) -> int:
         """Positions that stay in the cache after a window."""
         return window.num_groups if window.ratio else window.num_tokens
@@ -45,6 +54,10 @@ class Compressor(ABC):
     @abstractmethod
     def num_rows(self, window: Window) -> int:
         """Rows that go through the decoder for a window: what it costs."""
+
+    def has_rows(self, windows: Sequence[Window]) -> bool:
+        """Whether the decoder has anything to read for windows."""
+        return any(self.num_rows(window) if window.ratio else window.num_tokens for window in windows)
 
     @abstractmethod
     def embed(self, decoder, visual: Tensor, windows: Sequence[Window], cache) -> Tensor:
@@ -112,4 +125,17 @@ COMPRESSORS: Registry[type[Compressor]] = Registry(
 
 def get_compressor(name: str | Compressor | None = None) -> Compressor:
     """The compressor of that name; None: the checkpoint's own method. Raises `ConfigError` for an unknown one."""
-    return name if isinstance(name, Compressor) else COMPRESSORS.get(name or DEFAULT)()
+    if isinstance(name, Compressor):
+        return name
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"compressor is {name!r}; give a name or a Compressor object")
+    return COMPRESSORS.get(DEFAULT if name is None else name)()
+
+
+def check_registered(compressor: Compressor) -> None:
+    """Raise `ConfigError` for an object that its name does not lead to: what names it in a file could not be read."""
+    if compressor.name not in COMPRESSORS.names() or COMPRESSORS.get(compressor.name) is not type(compressor):
+        raise ConfigError(
+            f"compressor {compressor.name!r} is not registered, so a file that names it could not be loaded; register "
+            f"{type(compressor).__name__} with COMPRESSORS.register"
+        )

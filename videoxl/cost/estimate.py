@@ -17,6 +17,7 @@ from videoxl.errors import ConfigError
 
 GIB = 1 << 30
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+DEFAULT_RATIO = 8
 TEXT_TOKENS = 64  # prefix and question of an ordinary chat prompt
 # The allocator's rounding and what is alive beside the tensors counted below; from the measurements in docs/LOG.md.
 SLACK = 1.02
@@ -56,15 +57,22 @@ class Estimate:
 
 
 def estimate(
-    shape: ModelShape, frames: int, ratio: int, dtype: str = "bfloat16", compressor: str | Compressor | None = None
+    shape: ModelShape,
+    frames: int,
+    ratio: int | None = None,
+    dtype: str = "bfloat16",
+    compressor: str | Compressor | None = None,
 ) -> Estimate:
-    """Predict the cost of `frames` frames at compression ratio `ratio` with weights in `dtype`.
+    """Predict the cost of `frames` frames at compression ratio `ratio` (None: the method's own, or 8).
 
     Raises:
-        PlanError: a ratio that the plan cannot serve. ConfigError: a vision tower whose cost is not known.
+        PlanError: a ratio that the plan or the method cannot serve. ConfigError: a vision tower whose cost is not
+            known.
     """
     size, tower = BYTES[dtype], _tower(shape)
     method = get_compressor(compressor)
+    ratio = method.resolve_ratio(ratio)
+    ratio = DEFAULT_RATIO if ratio is None else ratio
     tokens, cached, highest, rows, pairs = _plan(shape, frames, ratio, method)
     cache, work = reading_bytes(shape, frames, ratio, dtype, method)
     vision_linear = 4 * tower.width**2 + 2 * tower.width * tower.intermediate_size
@@ -97,11 +105,12 @@ def reading_bytes(
     """Bytes of (cache, work) while `rows` videos are read at once; the weights come on top. Raises as `estimate`."""
     size, tower = BYTES[dtype], _tower(shape)
     method = get_compressor(compressor)
+    ratio = method.resolve_ratio(ratio)
     _, cached, *_ = _plan(shape, frames, ratio, method)
     position = shape.position_elements * size
     chunk = min(frames, frames_at_once(torch.device("cuda"), tower.width))
     # Behind the summary stand a window's scratch and spare room: measured, about two windows.
-    return rows * (cached + 2 * shape.window) * position, _work(shape, tower, chunk, ratio, size, rows)
+    return rows * (cached + 2 * shape.window) * position, _work(shape, tower, chunk, ratio, size, rows, method)
 
 
 def _tower(shape: ModelShape) -> TowerShape:
@@ -113,7 +122,6 @@ def _tower(shape: ModelShape) -> TowerShape:
 def _plan(shape: ModelShape, frames: int, ratio: int, compressor: Compressor) -> tuple[int, int, int, int, int]:
     """(visual tokens, cached positions, highest position, rows, pairs of query and key) of reading and a question."""
     tokens = frames * shape.tokens_a_frame
-    ratio = ratio if compressor.fixed_ratio is None else compressor.fixed_ratio
     chooser = RatioChooser([ratio], shape.ratio_mix, shape.window, shape.max_positions)
     stored, highest, rows, pairs = TEXT_TOKENS // 2, 0, 0, 0
     for window in plan_region(tokens, shape.window, chooser):
@@ -125,7 +133,9 @@ def _plan(shape: ModelShape, frames: int, ratio: int, compressor: Compressor) ->
     return tokens, stored + TEXT_TOKENS // 2, highest, rows, pairs
 
 
-def _work(shape: ModelShape, tower: TowerShape, chunk: int, ratio: int, size: int, rows: int) -> int:
+def _work(
+    shape: ModelShape, tower: TowerShape, chunk: int, ratio: int, size: int, rows: int, compressor: Compressor
+) -> int:
     """Largest sum of activations alive at once: a chunk in the tower's or the projector's MLP, or its windows' MLP.
 
     Videos of a batch go through the tower one after the other, and through the decoder together.
@@ -137,7 +147,9 @@ def _work(shape: ModelShape, tower: TowerShape, chunk: int, ratio: int, size: in
     filled = (chunk * shape.tokens_a_frame + shape.window - 1) // shape.window
     at_once = 1 if shape.one_by_one else windows_at_once(shape.window, intermediate, rows)
     together = max(1, min(filled, at_once)) if ratio else 1
-    window = rows * together * (shape.window + (shape.window // ratio if ratio else 0))
+    chooser = RatioChooser([ratio], shape.ratio_mix, shape.window, shape.max_positions)
+    (full,) = plan_region(shape.window, shape.window, chooser)
+    window = rows * together * compressor.num_rows(full)
     # In 16 bits the gate becomes the MLP's middle (`swiglu`); otherwise that is a third tensor.
     in_window = window * (6 * hidden + (2 if size == 2 else 3) * intermediate) * size
     # A chunk's visual tokens, and once more put together with those that wait for their window to fill.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,8 +40,16 @@ class FrameChoice:
             raise VideoError("give either num_frames or fps")
         for name in ("num_frames", "fps", "max_frames"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real if name == "fps" else Integral):
+                raise VideoError(f"{name} is {value!r}; it must be a {'number' if name == 'fps' else 'whole number'}")
+            if not 0 < value < float("inf"):
                 raise VideoError(f"{name} is {value}; it must be above 0")
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Real) or value != value):
+                raise VideoError(f"{name} is {value!r}; it must be a number of seconds")
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise VideoError(f"no frame can lie {self._interval()}: the interval is empty")
 

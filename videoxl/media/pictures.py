@@ -21,6 +21,9 @@ MAX_PIXELS = 178_956_970
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that a path is taken for a picture by; anything else is opened as a video."""
 
+_NEXT_JPEG = b"\xff\xd9\xff\xd8\xff"  # an end marker with a start marker right behind it
+_LOOKED_AT = 1 << 24  # bytes; the first picture of a video ends within them
+
 _ORIENTATION = 0x0112  # EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # its values that swap width and height
 
@@ -46,16 +49,24 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 
 
 def is_picture_file(path: Path) -> bool:
-    """Whether a file's first bytes are those of a picture that is not animated. Nothing is decoded."""
+    """Whether a file is a picture that is not animated, nor JPEG pictures in a row (raw MJPEG). Nothing is decoded."""
     if not path.is_file():  # a pipe would block
         return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=PICTURE_FORMATS) as picture:
-                return not getattr(picture, "is_animated", False)
+                if picture.format == "JPEG":
+                    return not _is_followed_by_jpeg(path)
+                # A camera's MPO holds the same picture twice: for depth, or for two eyes.
+                return picture.format == "MPO" or not getattr(picture, "is_animated", False)
     except Exception:  # whatever a damaged file makes Pillow raise: it is no picture then
         return False
+
+
+def _is_followed_by_jpeg(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _NEXT_JPEG in file.read(_LOOKED_AT)
 
 
 @contextmanager

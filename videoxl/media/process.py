@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,8 @@ class DecoderProcess:
     """
 
     def __init__(self, path: str, choice, backend: str, side: int, decoder_scaler: bool, timeout: float):
-        if not timeout > 0:
-            raise VideoError(f"timeout is {timeout}; it must be above 0 seconds")
+        if not isinstance(timeout, Real) or not timeout > 0:
+            raise VideoError(f"timeout is {timeout!r}; it must be above 0 seconds")
         self._path = path
         self._timeout = timeout
         self._closed = False
@@ -58,7 +59,8 @@ class DecoderProcess:
         }
         # The child finds this package, and decoders of other packages, where this process does.
         root = str(Path(__file__).resolve().parents[2])
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])}
+        paths = [root, *(path for path in sys.path if isinstance(path, str) and path)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with this object)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, json.dumps(request)],

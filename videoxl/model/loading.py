@@ -90,6 +90,8 @@ def load_pretrained_model(
         tokenizer = AutoTokenizer.from_pretrained(
             path if (path / "tokenizer_config.json").is_file() or base is None else base
         )
+    except TypeError as error:
+        raise ConfigError(f"cannot load {path}: {error}; see load_pretrained_model for what it takes") from error
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
         if isinstance(error, (VideoXLError, torch.OutOfMemoryError)):
             raise

@@ -121,7 +121,8 @@ def training_loss(
     count = sum((part != IGNORE_INDEX).sum() for part in (*context_targets, suffix_targets))
 
     groups = _plan_groups(inner.config, chooser, lengths, len(shared[0]) if shared else 1, options)
-    mine = _count_passes(inner, shared, groups, regions, int(count))
+    method = get_compressor(options.compressor)
+    mine = _count_passes(inner, shared, groups, regions, int(count), method)
     wanted = mine if options.sync is None else options.sync(mine).maximum(AT_LEAST)
     # Vision first, in one go: the order is the same in every process then.
     features = [torch.cat(list(iter_features(inner, region)), dim=1) for region in regions]
@@ -151,7 +152,6 @@ def training_loss(
     rows = _LabelledRows(together, options.label_hook)
     read = 0
     joined = torch.cat(context_targets, dim=1) if context_targets else None
-    method = get_compressor(options.compressor)
     for hidden, length, tokens in _read_context(inner, cache, texts, features, groups, gaps, method):
         targets = joined[:, read : read + length]
         rows.add(hidden, targets if tokens is None else targets[:, tokens])
@@ -193,10 +193,16 @@ def _on_the_way_back(embeds: Tensor) -> Tensor:
 
 
 def _count_passes(
-    inner: VideoXLModel, texts: list[Tensor], groups: list[list[WindowGroup]], regions: list[Region], labelled: int
+    inner: VideoXLModel,
+    texts: list[Tensor],
+    groups: list[list[WindowGroup]],
+    regions: list[Region],
+    labelled: int,
+    compressor: Compressor,
 ) -> PassCounts:
     vision = sum(region.num_passes(inner) for region in regions)
-    decoder = sum(text.shape[1] > 0 for text in texts) + sum(map(len, groups)) + 1
+    read = sum(compressor.has_rows(group.windows) for region in groups for group in region)
+    decoder = sum(text.shape[1] > 0 for text in texts) + read + 1
     return PassCounts(vision, decoder, max(1, math.ceil(labelled / _head_rows(inner.config.vocab_size))))
 
 

@@ -19,7 +19,7 @@ from videoxl.cache.fingerprint import model_fingerprint
 from videoxl.cache.memory_file import MemoryState, read_memory, write_memory
 from videoxl.cache.shared_prefix import repeat_rows
 from videoxl.cache.summary import SummaryCache
-from videoxl.compression.base import Compressor, get_compressor
+from videoxl.compression.base import Compressor, check_registered, get_compressor
 from videoxl.compression.plan import RatioChooser
 from videoxl.errors import BatchError, MemoryFileError, PromptError
 from videoxl.model.prompt import Prompt
@@ -278,6 +278,7 @@ class VideoMemory:
     @property
     def summary_length(self) -> int:
         """Positions that a question finds: the stored ones and what the pending tokens will leave."""
+        self.check_whole()
         if not self.num_pending:
             return self.cache.get_query_offset()
         window = self.reader.planner.fork().next_window(self.num_pending)
@@ -306,12 +307,14 @@ class VideoMemory:
 
     def info(self) -> dict:
         """Numbers that describe this memory; what `videoxl info` prints."""
+        self.check_whole()
         known = [time for time in self.timestamps if time == time]
         return {
             "frames": self.num_frames,
             "visual_tokens": self.num_visual_tokens,
             "pending_tokens": self.num_pending,
             "cached_positions": self.cache.get_query_offset(),
+            "compressor": self.reader.compressor.name,
             "window_ratios": sorted(set(self.cache.window_ratios)),
             "windows": len(self.cache.window_ratios),
             "bytes": self.cache.num_bytes,
@@ -329,6 +332,7 @@ class VideoMemory:
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; save them one by one, taken out with row()")
+        check_registered(self.reader.compressor)
         write_memory(self.state(), Path(path), overwrite)
 
     def state(self) -> MemoryState:

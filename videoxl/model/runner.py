@@ -18,7 +18,7 @@ from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, get_compressor
 from videoxl.compression.plan import RatioChooser, RegionPlanner, Window, group_windows
 from videoxl.cost.batching import ELEMENTS_AT_ONCE, windows_at_once
-from videoxl.errors import NonFiniteError, PlanError, UnsummarisedTokensWarning
+from videoxl.errors import NonFiniteError, UnsummarisedTokensWarning
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder.decoder import VideoXLModel
 from videoxl.model.prompt import Prompt
@@ -37,12 +37,8 @@ def make_chooser(
     Raises:
         PlanError: a ratio that no plan serves, or one that the compressor does not know.
     """
+    ratio = ratio if compressor is None else compressor.resolve_ratio(ratio)
     ratios = config.active_ratios if ratio is None else [ratio]
-    fixed = None if compressor is None else compressor.fixed_ratio
-    if fixed is not None:
-        if ratio not in (None, fixed):
-            raise PlanError(f"compressor {compressor.name!r} works at ratio {fixed} alone, not at {ratio}")
-        ratios = [fixed]
     return RatioChooser(
         ratios, config.beacon_ratio_mix, config.beacon_window, config.max_position_embeddings, sequence_length, seed
     )

@@ -20,12 +20,14 @@ class Answer:
     Attributes:
         text: without special tokens and surrounding space.
         new_tokens: of the answer. prompt_tokens: of the text around the visual input.
-        visual_tokens: that the visual input became. cached_positions: what a question finds in the cache.
+        visual_tokens: that the visual input became. cached_positions: what the text behind the last visual input finds
+            in the cache.
         ratios: compression ratios that were used, each once, ascending; 0 keeps every token.
         compressor: the method's name.
         frames: the video frames that were read, in order; empty for pictures.
         seconds: by stage (`decode`, `encode`, `summarise`, `first token`, `answer`).
-        peak_memory_bytes: allocated on the GPU; on the CPU, resident in this process.
+        peak_memory_bytes: the most so far, since the process started: allocated on the GPU (or since
+            `torch.cuda.reset_peak_memory_stats`); on the CPU, resident in this process.
         notes: sentences that a user should see (fewer frames than asked for, a damaged file, ...).
     """
 

@@ -18,6 +18,7 @@ from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.prompt import split_prompt
 from videoxl.model.runner import make_chooser, read_context
 from videoxl.model.visual import arrange_regions
+from videoxl.session.answer import FrameTime
 
 
 @dataclass
@@ -25,33 +26,38 @@ class Inputs:
     """The visual input of one prompt, read or ready to be read.
 
     Attributes:
+        texts: ids before, between and behind the visual inputs.
         memory: the one that comes first, if there is one. images, modalities: what follows it.
-        visual_tokens: of all. notes: sentences for the user. method: `ratio` and `compressor`, where nothing was read.
+        visual_tokens: of all. frames: of all videos, in order. notes: sentences for the user.
+        method: `ratio` and `compressor`, where nothing was read.
     """
 
+    texts: list[list[int]]
     memory: VideoMemory | None
     images: list[Tensor]
     modalities: list[str]
     visual_tokens: int
+    frames: tuple[FrameTime, ...]
     notes: list[str]
     method: dict[str, Any]
 
 
-def read_context_of(model: LlavaQwenForCausalLM, texts: Sequence[list[int]], inputs: Inputs) -> SummaryCache:
+def read_context_of(model: LlavaQwenForCausalLM, inputs: Inputs) -> SummaryCache:
     """A cache that has read all of a prompt but the text behind its last visual input.
 
-    Args:
-        texts: ids of the prompt's texts.
+    Raises:
+        PromptError: a memory that holds no frame, was read behind another text, or has more visual inputs behind it.
     """
+    prompt = split_prompt(torch.tensor([join_prompt_ids(*inputs.texts)]))
     if inputs.memory is not None and not inputs.images:
+        inputs.memory.check_prompt(model, prompt)
         return inputs.memory.finalize_for_query()[0]
     if inputs.memory is not None:
         raise PromptError("likelihoods behind a memory and more visual inputs are not computed; give the files")
     cache = SummaryCache(len(model.model.layers))
     if inputs.images:
         inner, method = model.model, get_compressor(inputs.method["compressor"])
-        prompt = split_prompt(torch.tensor([join_prompt_ids(*texts)]))
-        regions = arrange_regions(inputs.images, inputs.modalities, 1, len(texts) - 1, inner)
+        regions = arrange_regions(inputs.images, inputs.modalities, 1, len(inputs.texts) - 1, inner)
         chooser = make_chooser(model.config, None, inputs.method["ratio"], compressor=method)
         for _ in read_context(inner, prompt, regions, cache, chooser, compressor=method):
             pass

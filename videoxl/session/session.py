@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from videoxl.chat import SYSTEM_MESSAGE, PromptText, join_prompt_ids, question_prompt, text_ids
 from videoxl.compression.base import Compressor, get_compressor
 from videoxl.constants import IMAGE_TOKEN_INDEX
-from videoxl.errors import ConfigError, DataError, PromptError, VideoError
+from videoxl.errors import CheckpointError, ConfigError, DataError, PromptError, VideoError
 from videoxl.media.choice import FrameChoice
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.media.stream import FrameStream, open_video
@@ -34,13 +35,16 @@ from videoxl.session.devices import pick_device
 from videoxl.session.scoring import Inputs, read_context_of, score_behind
 from videoxl.session.sources import (
     DEFAULT_FRAMES,
+    all_pixels,
+    announce,
     as_sources,
     check_choice,
+    check_generation,
     check_options,
-    frame_choice,
     is_memory,
     is_picture,
     is_video,
+    the_choice,
 )
 from videoxl.session.streaming import FirstToken, TextStream, seeded, stream_text
 from videoxl.utils.resources import bundled_model
@@ -65,13 +69,18 @@ class VideoXL:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path | None = None, device: str = "auto", dtype: str | torch.dtype = "auto", **loading: Any
+        cls,
+        path: str | Path | None = None,
+        device: str | torch.device | dict = "auto",
+        dtype: str | torch.dtype = "auto",
+        **loading: Any,
     ) -> VideoXL:
         """Load a checkpoint.
 
         Args:
             path: a folder in the published layout or a hub id; None: the small model that comes with the package.
-            device: `cpu`, `cuda:0`, ...; `auto` is the GPU with most free memory, or the CPU.
+            device: `cpu`, `cuda:0`, ...; `auto` is the GPU with most free memory, or the CPU; `balanced` spreads the
+                layers over all GPUs (see `pick_device`).
             dtype: `auto` is bfloat16 (float16 where the GPU has none), float32 on the CPU.
             **loading: see `load_pretrained_model` (`load_4bit`, `load_fp8`, `attn_implementation`, ...).
 
@@ -79,6 +88,11 @@ class VideoXL:
             CheckpointError: no such folder, or one that is no model. ConfigError: a device, dtype or method that
                 there is not.
         """
+        if path is not None and not isinstance(path, (str, Path)):
+            raise CheckpointError(f"a {type(path).__name__} is no checkpoint; give a folder or a hub id")
+        names = {"device_map": "device", "torch_dtype": "dtype"}
+        for name in names.keys() & loading.keys():
+            raise ConfigError(f"{name} is called {names[name]} here")
         folder = bundled_model() if path is None else path
         tokenizer, model, processor, _ = load_pretrained_model(
             folder, device_map=pick_device(device), torch_dtype=dtype, **loading
@@ -113,7 +127,7 @@ class VideoXL:
         Args:
             video: a file, or a stream that was opened with `open_video`.
             frames: so many, uniform over the interval (128 if nothing is said). fps: so many a second instead, at most
-                `max_frames`. start, end: the interval in seconds. choice: all of this as one object.
+                `max_frames`. start, end: the interval in seconds. choice: all of this as one object, in place of it.
             ratio: visual tokens that one cached position sums up; None: the checkpoint's one ratio, or 8.
             compressor: `beacon` (None), `drop`, `mean`, `none`, or one that was registered.
             backend: `pyav`, `decord`, `torchcodec`, or one that was registered.
@@ -127,13 +141,15 @@ class VideoXL:
             VideoError: not a video, or no frame to choose. PlanError: a ratio that no plan serves.
             MemoryLimitError: frames that do not fit on the GPU. ConfigError: an unknown compressor.
         """
+        given = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
         if not isinstance(video, FrameStream):
             found = as_sources(video)
             if len(found) != 1 or not is_video(found[0]):
                 raise VideoError(f"{video} is not one video to read; ask pictures and memories as they are")
             video = found[0]
-            given = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
-            choice = choice or frame_choice(**given) or FrameChoice(DEFAULT_FRAMES)
+            choice = the_choice(choice, given) or FrameChoice(DEFAULT_FRAMES)
+        elif the_choice(choice, given) is not None:
+            raise VideoError(f"the frames of {video.info.path} were chosen when it was opened; leave the choice out")
         text = question_prompt("", system=system) if prompt is None else prompt
         timer = timer or StageTimer(self.model.device)
         memory = VideoMemory.start(
@@ -142,8 +158,7 @@ class VideoXL:
         with timer.stage("decode"):
             stream = video if isinstance(video, FrameStream) else self.open(video, choice, backend, timeout)
         with stream:
-            if hasattr(progress, "start"):
-                progress.start(stream.num_frames)
+            announce(progress, stream)
             memory.extend(stream, progress, timer)
         memory.notes = list(stream.notes)
         return memory
@@ -177,8 +192,8 @@ class VideoXL:
             PromptError: an empty question, or a source that cannot be asked so. And what `read` raises.
         """
         timer = StageTimer(self.model.device)
-        prompt, inputs, generation = self._prepare(source, question, options, timer)
-        return self._respond(prompt, inputs, timer, **generation)
+        inputs, generation = self._prepare(source, question, options, timer)
+        return self._respond(inputs, timer, **generation)
 
     def stream(self, source: Any, question: str | PromptText, **options: Any) -> TextStream:
         """As `ask`, but gives the text piece by piece while it is made.
@@ -186,9 +201,18 @@ class VideoXL:
         Returns:
             An iterator of texts; behind the last one its `answer` is what `ask` returns. Closing it ends the answer.
         """
+        if options.get("streamer") is not None:
+            raise PromptError("stream gives the pieces itself; leave streamer out, or use ask")
         timer = StageTimer(self.model.device)
-        prompt, inputs, generation = self._prepare(source, question, options, timer)
-        return stream_text(self.tokenizer, lambda **more: self._respond(prompt, inputs, timer, **generation, **more))
+        inputs, generation = self._prepare(source, question, options, timer)
+        stops = generation.pop("stopping_criteria", None) or []
+
+        def respond(streamer: BaseStreamer, stop: StoppingCriteria) -> Answer:
+            return self._respond(
+                inputs, timer, **generation | {"streamer": streamer, "stopping_criteria": [*stops, stop]}
+            )
+
+        return stream_text(self.tokenizer, respond)
 
     def score(self, source: Any, prompt: PromptText, continuation: str, **options: Any) -> tuple[float, bool]:
         """Log-likelihood of a continuation behind a prompt.
@@ -202,10 +226,10 @@ class VideoXL:
         ids = text_ids(self.tokenizer, continuation)
         if not ids:
             raise DataError("an empty continuation has no likelihood; check the task's doc_to_target or doc_to_choice")
-        prompt, inputs, _ = self._prepare(source, prompt, options, StageTimer(self.model.device))
-        texts = [text_ids(self.tokenizer, text) for text in prompt.texts]
+        inputs, _ = self._prepare(source, prompt, options, StageTimer(self.model.device))
         with torch.inference_mode():
-            return score_behind(self.model, read_context_of(self.model, texts, inputs), [*texts[-1], *ids], len(ids))
+            cache = read_context_of(self.model, inputs)
+            return score_behind(self.model, cache, [*inputs.texts[-1], *ids], len(ids))
 
     def respond_to_ids(
         self, ids: Sequence[int], images: Sequence[Tensor] = (), modalities: Sequence[str] = (), **generation: Any
@@ -227,13 +251,17 @@ class VideoXL:
 
     def _prepare(
         self, source: Any, question: str | PromptText, options: dict[str, Any], timer: StageTimer
-    ) -> tuple[PromptText, Inputs, dict[str, Any]]:
-        """The prompt, its visual input, and what is left of the options: arguments of `generate`."""
+    ) -> tuple[Inputs, dict[str, Any]]:
+        """The prompt with its visual input, and what is left of the options: arguments of `generate`."""
         sources = as_sources(source)
         options = dict(options)
         reading = {name: options.pop(name) for name in _READING if name in options}
+        own_prefix = isinstance(question, str) and "system" not in options
         system = options.pop("system", SYSTEM_MESSAGE)
         check_options(options, _READING)
+        check_generation(options)
+        if not isinstance(question, (str, PromptText)):
+            raise PromptError(f"a question is a text or a PromptText; got a {type(question).__name__}")
         if isinstance(question, str):
             if not question.strip():
                 raise PromptError("the question is empty")
@@ -242,20 +270,24 @@ class VideoXL:
             raise PromptError(
                 f"the prompt has places for {question.num_visuals} visual inputs; {len(sources)} were given"
             )
-        check_choice(sources, {name: reading.get(name) for name in (*_CHOICE, "ratio", "compressor")})
-        if options.get("temperature", 0) < 0:
-            raise PromptError(f"temperature is {options['temperature']}; it must be at least 0")
-        return question, self._inputs(sources, question, reading, timer), options
+        check_choice(
+            sources, *({name: reading.get(name) for name in names} for names in (_CHOICE, ("ratio", "compressor")))
+        )
+        inputs = self._inputs(sources, question, reading, timer)
+        if own_prefix and inputs.memory is not None:
+            inputs.texts[0] = inputs.memory.prefix_ids  # whatever text its video was read behind
+        return inputs, options
 
     def _inputs(self, sources: list, prompt: PromptText, reading: dict, timer: StageTimer) -> Inputs:
-        memory, notes = None, []
+        memory, notes, frames = None, [], []
         if sources and (is_memory(sources[0]) or (len(sources) == 1 and is_video(sources[0]))):
             first = sources[0]
             if is_memory(first):
                 memory = first if isinstance(first, VideoMemory) else self.load_memory(first)
             else:
                 memory = self.read(first, **reading, prompt=prompt, timer=timer)
-            notes += getattr(memory, "notes", [])
+            notes += memory.notes
+            frames += map(FrameTime, memory.indices, memory.timestamps)
             sources = sources[1:]
         images, modalities = [], []
         for each in sources:
@@ -264,22 +296,26 @@ class VideoXL:
                 modalities.append("image")
             else:
                 with timer.stage("decode"):
-                    images.append(self._pixels(each, reading))
+                    stream, pixels = self._pixels(each, reading)
+                images.append(pixels)
                 modalities.append("video")
+                notes += stream.notes
+                frames += map(FrameTime, stream.indices.tolist(), stream.info.timestamps[stream.indices].tolist())
         images = [image.unsqueeze(0) if image.dim() == 3 else image for image in images]
         tokens = self._count_tokens(images, modalities) + (0 if memory is None else memory.num_visual_tokens)
         method = {}
         if images and memory is None:
             compressor = reading.get("compressor")
             method = {"ratio": self._ratio(reading.get("ratio"), compressor), "compressor": compressor}
-        return Inputs(memory, images, modalities, tokens, notes, method)
+        texts = [text_ids(self.tokenizer, text) for text in prompt.texts]
+        return Inputs(texts, memory, images, modalities, tokens, tuple(frames), notes, method)
 
-    def _pixels(self, video: Path, reading: dict[str, Any]) -> Tensor:
+    def _pixels(self, video: Path, reading: dict[str, Any]) -> tuple[FrameStream, Tensor]:
         """All chosen frames as pixel values [F, 3, S, S] on the CPU, for a prompt with several visual inputs."""
-        choice = reading.get("choice") or frame_choice(**{name: reading.get(name) for name in _INTERVAL})
+        choice = the_choice(reading.get("choice"), {name: reading.get(name) for name in _INTERVAL})
         more = {name: reading[name] for name in ("backend", "timeout") if name in reading}
         with self.open(video, choice or FrameChoice(DEFAULT_FRAMES), **more) as stream:
-            return torch.cat([chunk.pixels(torch.device("cpu"), torch.float32) for chunk in stream])
+            return stream, all_pixels(stream, reading.get("progress"))
 
     def _count_tokens(self, images: Sequence[Tensor], modalities: Sequence[str]) -> int:
         tower, config = self.model.model.vision_tower, self.model.config
@@ -287,7 +323,6 @@ class VideoXL:
 
     def _respond(
         self,
-        prompt: PromptText,
         inputs: Inputs,
         timer: StageTimer,
         max_new_tokens: int = 1024,
@@ -296,11 +331,12 @@ class VideoXL:
         streamer: BaseStreamer | None = None,
         **generation: Any,
     ) -> Answer:
-        texts = [text_ids(self.tokenizer, text) for text in prompt.texts]
-        ids = torch.tensor([join_prompt_ids(*texts)], device=self.model.model.input_device)
+        ids = torch.tensor([join_prompt_ids(*inputs.texts)], device=self.model.model.input_device)
         extra: dict[str, Any] = {} if inputs.memory is None else {"memory": inputs.memory}
         if inputs.images:
             extra |= {"images": inputs.images, "modalities": inputs.modalities, **inputs.method}
+        if generation.get("stop_strings") is not None:
+            extra["tokenizer"] = self.tokenizer
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         with seeded(seed, self.model.device), FirstToken(timer, streamer) as first:
             beams = generation.get("num_beams", 1) > 1  # transformers streams no beams
@@ -312,7 +348,7 @@ class VideoXL:
                 **{**sampling, **generation},
             )
         text, new_tokens = self._cut(output, ids, inputs.visual_tokens)
-        return self._answer(text, new_tokens, sum(map(len, texts)), inputs, timer)
+        return self._answer(text, new_tokens, inputs, timer)
 
     def _cut(self, output: Tensor, prompt: Tensor, visual_tokens: int) -> tuple[str, int]:
         """The answer behind the expanded prompt, and its number of tokens."""
@@ -320,27 +356,27 @@ class VideoXL:
         new = output[0, prompt.shape[1] - placeholders + visual_tokens :]
         return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
 
-    def _answer(self, text: str, new_tokens: int, prompt_tokens: int, inputs: Inputs, timer: StageTimer) -> Answer:
-        memory, frames, cached, ratios = inputs.memory, (), prompt_tokens, ()
+    def _answer(self, text: str, new_tokens: int, inputs: Inputs, timer: StageTimer) -> Answer:
+        memory, ratios = inputs.memory, ()
+        cached = sum(map(len, inputs.texts[:-1]))
         method = inputs.method.get("compressor")
         if memory is not None:
-            frames = tuple(map(FrameTime, memory.indices, memory.timestamps))
-            cached = memory.summary_length
+            cached += memory.summary_length - len(inputs.texts[0])
             ratios = tuple(memory.ratios)
             method = memory.reader.compressor
         elif inputs.images:
             ratios = (inputs.method["ratio"],)
-            kept = inputs.visual_tokens // (ratios[0] or 1)
-            cached = prompt_tokens + kept
+        for image, kind in zip(inputs.images, inputs.modalities):
+            cached += self._count_tokens([image], [kind]) // (ratios[0] or 1)
         return Answer(
             text=text,
             new_tokens=new_tokens,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=sum(map(len, inputs.texts)),
             visual_tokens=inputs.visual_tokens,
             cached_positions=cached,
             ratios=ratios,
             compressor=get_compressor(method).name,
-            frames=frames,
+            frames=inputs.frames,
             seconds=dict(timer.seconds),
             peak_memory_bytes=peak_memory(self.model.device),
             notes=(*inputs.notes, *self.notes(memory)),

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
 from videoxl.cache.memory_file import is_memory_file
 from videoxl.errors import PromptError, VideoError
 from videoxl.media.choice import FrameChoice
 from videoxl.media.pictures import is_picture_file
+from videoxl.media.stream import FrameStream
 from videoxl.model.memory import VideoMemory
+from videoxl.model.visual import Progress
 
 DEFAULT_FRAMES = 128
 
@@ -52,21 +57,53 @@ def is_video(source: Any) -> bool:
     return not is_memory(source) and not is_picture(source)
 
 
-def check_choice(sources: Sequence[Any], given: dict[str, Any]) -> None:
-    """Raise `PromptError` where frames, ratio or compressor are chosen for what has them already."""
-    named = [name for name, value in given.items() if value is not None]
-    if named and any(map(is_memory, sources)):
-        raise PromptError(f"a memory has its frames and its ratio already; leave {', '.join(named)} out")
+def check_choice(sources: Sequence[Any], frames: dict[str, Any], method: dict[str, Any] | None = None) -> None:
+    """Raise `PromptError` where something is chosen that no source takes.
+
+    Args:
+        frames: options that choose a video's frames, by name; None as value: not given.
+        method: options that choose how visual tokens become positions.
+    """
+    chosen = [name for name, value in frames.items() if value is not None]
+    methods = [name for name, value in (method or {}).items() if value is not None]
+    if any(map(is_memory, sources)) and chosen + methods:
+        raise PromptError(f"a memory has its frames and its ratio already; leave {', '.join(chosen + methods)} out")
+    if chosen and not any(map(is_video, sources)):
+        raise PromptError(f"frames are chosen from videos, and there is none; leave {', '.join(chosen)} out")
+    if methods and not sources:
+        raise PromptError(f"there is nothing to compress; leave {', '.join(methods)} out")
 
 
 def check_options(options: Mapping[str, Any], reading: Sequence[str]) -> None:
     """Raise `PromptError` for an option that neither reading (`reading`, `system`) nor generating knows."""
     known = {*reading, "system", "seed", *GenerationConfig().to_dict(), *signature(GenerationMixin.generate).parameters}
+    known -= {"self", "inputs", "kwargs", "return_dict_in_generate"}  # an Answer has its own form
     for name in options:
         if name not in known:
             near = get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]}?" if near else "; see VideoXL.read and transformers' generate"
             raise PromptError(f"option {name!r} is not known{hint}")
+
+
+def check_generation(options: Mapping[str, Any]) -> None:
+    """Raise `PromptError` for numbers that no answer can be made with, before anything is read."""
+    for name, (kinds, least, most) in _RANGES.items():
+        value = options.get(name)
+        if value is None and name in options and name != "seed":
+            raise PromptError(f"{name} is None; leave it out for the default")
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+            kind = "a whole number" if kinds is Integral else "a number"
+            raise PromptError(f"{name} is {value!r}; it must be {kind} from {least} to {most}")
+
+
+_RANGES: dict[str, tuple[type, float, float]] = {
+    "max_new_tokens": (Integral, 1, 1 << 24),
+    "temperature": (Real, 0, 1e6),
+    "top_p": (Real, 0, 1),
+    "seed": (Integral, 0, (1 << 64) - 1),
+}
 
 
 def _checked(source: Any) -> Any:
@@ -87,6 +124,33 @@ def _checked(source: Any) -> Any:
     if path.is_dir():
         raise VideoError(f"{path} is a folder; give a video file")
     return path
+
+
+def the_choice(choice: FrameChoice | None, fields: dict[str, Any]) -> FrameChoice | None:
+    """A choice that was given whole, or one made of its `fields`. Raises `PromptError` where both were given."""
+    if choice is None:
+        return frame_choice(**fields)
+    named = [name for name, value in fields.items() if value is not None]
+    if named:
+        raise PromptError(f"choice says which frames to read; leave {', '.join(named)} out")
+    return choice
+
+
+def announce(progress: Progress | None, stream: FrameStream) -> None:
+    """Tell a progress bar how many frames will come, if it wants to know."""
+    if hasattr(progress, "start"):
+        progress.start(stream.num_frames)
+
+
+def all_pixels(stream: FrameStream, progress: Progress | None = None) -> Tensor:
+    """Pixel values [F, 3, S, S] float32 of all frames of a stream, on the CPU."""
+    announce(progress, stream)
+    parts = []
+    for chunk in stream:
+        parts.append(chunk.pixels(torch.device("cpu"), torch.float32))
+        if progress is not None:
+            progress(len(chunk.frames))
+    return torch.cat(parts)
 
 
 def frame_choice(

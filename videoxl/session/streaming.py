@@ -61,10 +61,15 @@ class TextStream:
 
     def __iter__(self) -> Iterator[str]:
         try:
-            yield from (piece for piece in self._pieces if piece)
+            streamed = False
+            for piece in filter(None, self._pieces):
+                streamed = True
+                yield piece
             self._thread.join()
             if self._error is not None:
                 raise self._error
+            if not streamed and self.answer.text:  # transformers streams no beams
+                yield self.answer.text
         finally:
             self.close()
 
@@ -92,11 +97,11 @@ class _Stop(StoppingCriteria):
         return torch.full((len(input_ids),), self._stop.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
-def stream_text(tokenizer, respond: Callable[..., Answer]) -> TextStream:
-    """Run `respond(streamer=..., stopping_criteria=...)` in a thread and give its text as it comes."""
+def stream_text(tokenizer, respond: Callable[[BaseStreamer, StoppingCriteria], Answer]) -> TextStream:
+    """Run `respond` in a thread and give its text as it comes."""
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     stop = threading.Event()
-    return TextStream(pieces, lambda: respond(streamer=pieces, stopping_criteria=[_Stop(stop)]), stop)
+    return TextStream(pieces, lambda: respond(pieces, _Stop(stop)), stop)
 
 
 @contextmanager

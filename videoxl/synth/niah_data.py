@@ -1,7 +1,7 @@
 """Make the bundled needles, and haystacks as files: the generated ones that the needle test otherwise draws as it goes.
 
-python -m NIAH.make_data needles NIAH/datas
-python -m NIAH.make_data haystack haystack.mp4 --seconds 7200
+python -m videoxl.synth.niah_data needles NIAH/datas
+python -m videoxl.synth.niah_data haystack haystack.mp4 --seconds 7200
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write_needles(folder: Path, seed: int = 0) -> None:
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m NIAH.make_data",
+        prog="python -m videoxl.synth.niah_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,7 +18,7 @@ from videoxl.media.views import is_anyres
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.loading import UNQUANTIZED, load_projector, pick_attention
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.model.towers import find_tower_folder, tower_class
+from videoxl.model.towers import VisionTower, find_tower_folder, tower_class
 from videoxl.train.config import DataArguments, ModelArguments, TrainingArguments, compute_dtype
 from videoxl.train.lora import add_adapters
 from videoxl.train.trainable import freeze_others, learning_parts
@@ -78,17 +78,18 @@ def configure(model: ModelArguments, data: DataArguments, training: TrainingArgu
     if model.vision_tower is not None and kind != VideoXLConfig.model_type:
         config.mm_vision_tower, config.mm_vision_config = model.vision_tower, None
     found = tower_class(config)
+    side = (config.mm_vision_config or {}).get("image_size", 224)
     if config.mm_vision_config is None and found is not None:
         found.complete(config, base)
         with torch.device("meta"):
-            config.mm_hidden_size = found.build(config).hidden_size
+            tower = found.build(config)
+        config.mm_hidden_size, side = tower.hidden_size, tower.image_size
     if data.image_aspect_ratio is not None:
         config.image_aspect_ratio = data.image_aspect_ratio
     grids = data.image_grid_pinpoints
     if is_anyres(config) and grids is None and config.image_grid_pinpoints is None:
         grids = "published"
     if grids is not None:
-        side = (config.mm_vision_config or {}).get("image_size", 224)
         config.image_grid_pinpoints = [list(grid) for grid in parse_grids(grids, side)]
     config.tokenizer_model_max_length = training.model_max_length
     config.tokenizer_padding_side = "right"
@@ -171,12 +172,12 @@ def _fill_tower(model: LlavaQwenForCausalLM, named: str | None, base: str) -> No
     model.model.vision_tower.load_weights(folder)
 
 
-def load_image_processor(config: VideoXLConfig, base: str, image_size: int) -> VideoXLImageProcessor:
-    """The base's or the tower's preprocessing; CLIP's where neither folder holds one."""
+def load_image_processor(config: VideoXLConfig, base: str, tower: VisionTower) -> VideoXLImageProcessor:
+    """The base's or the tower folder's preprocessing; the tower's own where neither holds one."""
     for folder in (Path(base), find_tower_folder(config, base)):
         if folder is not None and (folder / "preprocessor_config.json").is_file():
             return VideoXLImageProcessor.from_pretrained(folder)
-    return VideoXLImageProcessor(image_size)
+    return tower.image_processor()
 
 
 def check_vocabulary(model: LlavaQwenForCausalLM, tokenizer) -> None:

@@ -73,7 +73,7 @@ def train(arguments: Sequence[str]) -> None:
     records = [] if streamed else [_read(source, model_args, data_args, args) for source in sources]
     with torch.device("meta"):
         tower = build_vision_tower(config)  # its geometry; no weights yet
-    image_processor = load_image_processor(config, model_args.model_name_or_path, tower.image_size)
+    image_processor = load_image_processor(config, model_args.model_name_or_path, tower)
 
     datasets = []
     if streamed is not None:

@@ -10,17 +10,19 @@ from pathlib import Path
 from videoxl.errors import ArgumentError
 from videoxl.model.loading import load_pretrained_model
 from videoxl.utils.cli_errors import one_line_errors
-from videoxl.utils.files import whole_folder
+from videoxl.utils.files import claim_output, whole_folder
 
 
 def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> None:
     """Write a checkpoint in the published layout that needs neither adapter nor base.
 
     Raises:
-        ArgumentError: `output` exists already. CheckpointError: adapter or base cannot be loaded.
+        ArgumentError: `output` exists already. DataError: it cannot be written. CheckpointError: adapter or base
+            cannot be loaded.
     """
     if output.exists():
         raise ArgumentError(f"{output} exists; name a folder that does not")
+    claim_output(output.parent)
     tokenizer, model, image_processor, _ = load_pretrained_model(adapter, base, device_map="cpu", torch_dtype=dtype)
     with whole_folder(output) as draft:
         model.save_pretrained(draft)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from videoxl.compression.base import get_compressor
 from videoxl.errors import ArgumentError
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.train.config import PARTS, ModelArguments
@@ -17,7 +18,7 @@ def part_of(name: str) -> str:
         return "mm_vision_tower"
     if "mm_projector." in name:
         return "mm_mlp_adapter"
-    return "mm_beacon" if "beacon_" in name else "mm_language_model"
+    return "mm_beacon" if get_compressor().is_parameter(name) else "mm_language_model"
 
 
 def learning_parts(arguments: ModelArguments) -> set[str]:

@@ -35,8 +35,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path, replaces: bool = False) -> Iterator[Path]:
-    """A new folder beside `path` to fill; on success it takes the name (of one that is there, if it `replaces`)."""
+    """A new folder beside `path` to fill; on success it takes the name (of one that is there, if it `replaces`).
+
+    What is replaced is put aside until the new one has its name, and comes back if that fails.
+
+    Raises:
+        DataError: the folder around `path` cannot be written, or `path` is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path} is a file; name another folder")
+    claim_output(path.parent)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    aside = draft.with_suffix(".old")
     try:
         yield draft
         for file in draft.rglob("*"):
@@ -44,11 +54,16 @@ def whole_folder(path: Path, replaces: bool = False) -> Iterator[Path]:
                 publish_mode(file)
                 sync(file)
         draft.chmod(0o777 & ~umask())
-        if replaces:
-            shutil.rmtree(path, ignore_errors=True)
+        if replaces and path.exists():
+            path.rename(aside)
         draft.rename(path)
+    except BaseException:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

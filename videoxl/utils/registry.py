@@ -11,6 +11,11 @@ from videoxl.errors import ConfigError, VideoXLError
 
 T = TypeVar("T")
 
+_NOT_INSTALLED = (
+    "no installed package brings one: install videoxl again (in a checkout: remove an old videoxl.egg-info, then "
+    "pip install -e .)"
+)
+
 
 class Registry(Generic[T]):
     """Names of one kind of implementation.
@@ -49,22 +54,34 @@ class Registry(Generic[T]):
         """
         if implementation is None:
             return lambda found: self.register(name, found) or found
-        place = place_of(implementation)
-        before = self._places.get(name) or place_of(self._known.get(name, implementation))
-        if before != place:  # the same place again is a module that was imported twice
-            raise ConfigError(f"{self.kind} {name!r} is registered already, by {before}; take another name")
+        before = self._known.get(name, implementation)
+        taken = self._places.get(name) or place_of(before)
+        if taken != place_of(implementation) or not (before is implementation or _is_reimported(before)):
+            raise ConfigError(f"{self.kind} {name!r} is registered already, by {taken}; take another name")
         self._known[name] = implementation
 
     def get(self, name: str) -> T:
-        """The implementation of that name. Raises `ConfigError` that lists the names there are."""
+        """The implementation of that name.
+
+        Raises:
+            ConfigError (or `error`): no such name; the message lists those there are. An installed package's that
+                cannot be imported.
+        """
         if name not in self._known:
             if name in self._places:
                 self._known[name] = load_place(self._places[name])
             else:
                 found = [point for point in entry_points(group=self.group) if point.name == name]
                 if not found:
-                    raise self.error(f"{self.kind} {name!r} is not known; use {', '.join(self.names())}")
-                self._known[name] = found[0].load()
+                    use = f"use {', '.join(self.names())}" if self.names() else _NOT_INSTALLED
+                    raise self.error(f"{self.kind} {name!r} is not known; {use}")
+                try:
+                    self._known[name] = found[0].load()
+                except (ImportError, AttributeError) as error:
+                    raise self.error(
+                        f"{self.kind} {name!r} cannot be imported from {found[0].value}: {error}; mend or remove the "
+                        "package that brings it"
+                    ) from error
         return self._known[name]
 
     def names(self) -> list[str]:
@@ -80,6 +97,12 @@ def load_place(place: str) -> Any:
     for name in attribute.split("."):
         found = getattr(found, name)
     return found
+
+
+def _is_reimported(before: object) -> bool:
+    """Whether one from the same place may replace it, as when a module is imported anew or a notebook's cell is run
+    again: a class or function at the top of its module, not one of an object's or a function's own."""
+    return "<" not in getattr(before, "__qualname__", "<")
 
 
 def place_of(implementation: object) -> str:

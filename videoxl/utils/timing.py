@@ -37,7 +37,7 @@ class StageTimer:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: allocated on the GPU, or resident in this process on the CPU."""
+    """Bytes, the most since the process started: allocated on the GPU, or resident in this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

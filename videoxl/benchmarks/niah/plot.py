@@ -1,6 +1,6 @@
 """The heat map and the summary of a folder of results.
 
-python -m NIAH.plot RESULTS
+python -m videoxl.benchmarks.niah.plot RESULTS
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from videoxl.errors import DataError, MissingDependencyError
 from videoxl.utils.cli_errors import one_line_errors
+from videoxl.utils.files import write_json
 
 PATTERN = "*_results.json"
 NUMBERS = {"score": float, "context_length": int, "depth_percent": float}
@@ -102,7 +103,7 @@ def report(folder: Path, lengths: Sequence[int] | None = None, depths: Sequence[
         and (depths is None or result["depth_percent"] in depths)
     ]
     summary = summarise(results)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(folder / "summary.json", summary)
     draw_heat_map(results, folder / "heatmap.png")
     return summary
 
@@ -129,7 +130,7 @@ def _mean(values: Sequence[float]) -> float:
 
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m NIAH.plot", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m videoxl.benchmarks.niah.plot", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of results")
     given = parser.parse_args(arguments)
     print(describe(report(given.folder)))

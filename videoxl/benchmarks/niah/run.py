@@ -2,7 +2,7 @@
 
     videoxl-niah --model_path CHECKPOINT --result_dir results      the published grid, a generated haystack
     videoxl-niah ... --haystack_path film.mp4 --needle_dir DIR --needle_qa_path QA.json      your own
-    torchrun --nproc_per_node 8 -m NIAH.run ...      the same over several GPUs (or accelerate launch)
+    torchrun --nproc_per_node 8 -m videoxl.benchmarks.niah.run ...      the same over several GPUs
 
 A run that was ended goes on by the same command, cell by cell. Behind it, heatmap.png and summary.json stand beside the
 results.
@@ -23,14 +23,13 @@ from videoxl.benchmarks.niah.haystack import HAYSTACKS
 from videoxl.benchmarks.niah.needles import load_needles, needles_digest
 from videoxl.benchmarks.niah.plot import PATTERN, check_plotting, describe, report
 from videoxl.benchmarks.niah.runner import ColumnRunner
+from videoxl.compression.base import get_compressor
 from videoxl.errors import ArgumentError, DataError
 from videoxl.media.choice import FrameChoice
 from videoxl.utils.cli_errors import one_line_errors
 from videoxl.utils.files import claim_output, write_json
 from videoxl.utils.processes import Processes
 from videoxl.utils.resources import resource
-
-DATA = resource("NIAH/datas")
 
 
 @one_line_errors
@@ -40,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    data = resource("NIAH/datas")
     parser = argparse.ArgumentParser(
         prog="videoxl-niah",
         description=__doc__,
@@ -62,12 +62,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--haystack_path", type=Path, help="a video of your own (default: a generated one)")
     parser.add_argument("--haystack_seed", type=int, default=0)
     parser.add_argument("--haystack_seconds", type=int, default=7200, help="of the generated one")
-    parser.add_argument("--needle_qa_path", type=Path, default=DATA / "qa" / "qa.json")
-    parser.add_argument("--needle_dir", type=Path, default=DATA / "needles")
+    parser.add_argument("--needle_qa_path", type=Path, default=data / "qa" / "qa.json")
+    parser.add_argument("--needle_dir", type=Path, default=data / "needles")
     parser.add_argument("--needles_at_once", type=int, default=1, help="several in one video, one of them asked for")
     parser.add_argument(
         "--batch_size", type=int, default=1, help="videos read side by side: quicker for small models, more memory"
     )
+    parser.add_argument("--compressor", help="beacon (default), drop, mean, none (--ratio 0), or one registered")
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--backend", default="pyav", help="pyav, decord or torchcodec")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds without a frame that end the run")
@@ -87,6 +88,7 @@ def run(given: argparse.Namespace) -> None:
     lengths, depths = sorted(set(lengths)), sorted(set(depths))
     check_grid(lengths, depths)
     check_plotting()
+    get_compressor(given.compressor).resolve_ratio(given.ratio)  # before the model is loaded
     needles = load_needles(given.needle_qa_path, given.needle_dir)
     if not 1 <= given.needles_at_once <= len(needles):
         raise ArgumentError(f"--needles_at_once is {given.needles_at_once}; there are {len(needles)} needles")
@@ -102,7 +104,7 @@ def run(given: argparse.Namespace) -> None:
     folder = given.result_dir / name
     claim_output(folder)
     processes = Processes()
-    reading = Reading(FrameChoice(1), given.ratio, given.backend, given.timeout)
+    reading = Reading(FrameChoice(1), given.ratio, given.backend, given.timeout, given.compressor)
     asker = load_asker(given.model_path, reading, 0.0, processes.device(given.device), given.dtype)
     about = {
         "model": name,

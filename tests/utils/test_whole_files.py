@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -45,6 +46,28 @@ def test_a_folder_appears_whole(tmp_path):
         (draft / "b").write_text("2")
     assert [file.name for file in path.iterdir()] == ["b"] and list(tmp_path.iterdir()) == [path]
     assert (path / "b").stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "model"
+    with whole_folder(path) as draft:
+        (draft / "a").write_text("1")
+    rename = Path.rename
+
+    def fails(self, target):
+        if self.suffix == ".tmp":
+            raise OSError(39, "Directory not empty")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError), whole_folder(path, replaces=True) as draft:
+        (draft / "a").write_text("2")
+    assert (path / "a").read_text() == "1" and list(path.parent.iterdir()) == [path]
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(DataError, match="is a file; name another folder"), whole_folder(file, replaces=True):
+        pass
+    assert file.read_text() == "mine"
 
 
 def test_folders_that_cannot_be_written_and_files_that_are_no_json_are_named(tmp_path):

@@ -87,8 +87,11 @@ def test_entry_points_name_what_there_is():
         "from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText\nimport videoxl",
         "import videoxl\nfrom transformers import Qwen2ForCausalLM, Trainer\n"
         "from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText",
+        "import videoxl\nfrom importlib.util import find_spec\n"
+        "find_spec('transformers.models.auto.configuration_auto')\n"
+        "from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText",
     ],
-    ids=["before", "behind", "in between"],
+    ids=["before", "behind", "in between", "looked up before"],
 )
 def test_the_auto_classes_know_the_model_in_whichever_order_packages_are_imported(order):
     script = order + (

@@ -21,6 +21,7 @@ from videoxl.media.decoders import DECODERS, VideoDecoder
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.media.stream import open_video
 from videoxl.model.shape import model_shape
+from videoxl.train.base_model import load_image_processor
 from videoxl.train.data.sources import DATA_SOURCES, find_source
 from videoxl.utils.registry import Registry
 
@@ -48,7 +49,7 @@ def test_a_compressor_reads_a_video(session, tmp_path):
     assert estimate(model_shape(session.model.config), 11, 2, compressor="neighbours").cached_positions == 88 + 64
 
 
-def test_a_vision_tower_is_saved_loaded_and_asked(small_base, tmp_path):
+def test_a_vision_tower_is_saved_loaded_and_asked(small_base, tmp_path, monkeypatch):
     config = VideoXLConfig.from_pretrained(small_base)
     config.mm_vision_tower, config.mm_vision_config, config.mm_hidden_size = "patches:56", None, 24
     config.beacon_window = config.beacon_stride = 40  # ten frames of 2 x 2 tokens
@@ -57,6 +58,10 @@ def test_a_vision_tower_is_saved_loaded_and_asked(small_base, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer = VideoXL.from_pretrained(small_base, device="cpu").tokenizer
     tokenizer.save_pretrained(tmp_path)
+    with monkeypatch.context() as patch:  # training and inference normalise as the tower says
+        own = VideoXLImageProcessor(56, image_mean=(0.5, 0.5, 0.5))
+        patch.setattr(neighbours.PatchTower, "image_processor", lambda self: own)
+        assert load_image_processor(config, str(tmp_path), model.model.vision_tower) is own
     session = VideoXL.from_pretrained(tmp_path, device="cpu")
     assert isinstance(session.model.model.vision_tower, neighbours.PatchTower)
     assert session.image_processor.side == 56

@@ -31,6 +31,14 @@ def test_ask_prints_the_answer_then_one_line_of_numbers():
     assert done.stderr == f"note: {NOTE}\n"
 
 
+def test_a_note_is_said_once(tmp_path):
+    memory = tmp_path / "m.safetensors"
+    for command in (("ask", SAMPLE, "Who?", "--max-new-tokens", "1"), ("summarize", SAMPLE, "-o", memory)):
+        done = call(main, *command, "--frames", "30", "--end", "3")
+        assert done.returncode == 0 and done.stderr.count("has 12 frames where 30 were asked for") == 1, done.stderr
+        assert done.stderr.count(NOTE) == 1
+
+
 def test_json_streaming_and_sampling():
     plain = call(main, "ask", SAMPLE, "Is `<image>` text?", *BRIEF, "--ratio", "4", "--json")
     report = json.loads(plain.stdout)

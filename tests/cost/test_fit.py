@@ -115,4 +115,6 @@ def test_it_is_asked_before_anything_is_read(tiny, monkeypatch):
 
 def test_without_a_gpu_nothing_is_refused(tiny):
     _, model, _ = tiny
-    ensure_room(model, 10_000_000, 8)
+    with pytest.raises(MemoryLimitError):  # the same number, where it is known what is free
+        ensure_room(model, 10_000_000, 8, free=1 << 30)
+    assert ensure_room(model, 10_000_000, 8) is None

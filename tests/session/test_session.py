@@ -26,7 +26,7 @@ from videoxl.errors import (
     VideoWarning,
     VideoXLError,
 )
-from videoxl.media.stream import open_video
+from videoxl.media.stream import FrameStream, open_video
 
 FEW = {"frames": 12, "max_new_tokens": 6}
 
@@ -127,6 +127,22 @@ def test_several_videos_say_what_the_answer_rests_on(session, picture):
     assert 0 <= between < 4
     mixed = session.ask([one, picture], "What?", max_new_tokens=1)
     assert mixed.frames == answer.frames[:number] and mixed.cached_positions > one.summary_length
+
+
+def test_a_frame_that_cannot_be_decoded_is_not_named(session, picture, monkeypatch):
+    with open_video(SAMPLE, session.image_processor, FrameChoice(3)) as whole:
+        (chunk,) = whole
+    kept = ((number, frame) for number, frame in zip(chunk.indices, chunk.frames) if number != chunk.indices[1])
+    stream = FrameStream(whole.info, whole.indices, kept, session.image_processor, 40, [])
+    monkeypatch.setattr(session, "open", lambda *_: stream)
+    with pytest.warns(VideoWarning, match="1 of 3 frames"):
+        answer = session.ask([picture, SAMPLE], "What?", max_new_tokens=1)
+    assert [frame.second for frame in answer.frames] == [chunk.timestamps[0], chunk.timestamps[2]]
+    assert "1 of 3 frames" in answer.notes[0]
+
+
+def test_numbers_of_numpy_choose_frames(session):
+    assert session.read(SAMPLE, frames=np.int64(3), end=np.float64(9)).num_frames == 3
 
 
 def test_a_question_that_names_the_placeholder_is_text(session):
@@ -314,7 +330,7 @@ def test_a_memory_that_is_closed_or_of_another_model_is_refused(session):
         ("nowhere", {}, CheckpointError, "no such checkpoint folder: nowhere"),
         (SAMPLE, {}, CheckpointError, "is a file; give the folder"),
         (SAMPLE.parent, {}, CheckpointError, "it has no config.json"),
-        (3, {}, CheckpointError, "a int is no checkpoint"),
+        (3, {}, CheckpointError, "3 is no checkpoint"),
         (TINY, {"device": "toaster"}, ConfigError, "'toaster' is not known"),
         (TINY, {"device_map": "cpu"}, ConfigError, "device_map is called device here"),
         (TINY, {"device": "cpu", "foo": 1}, ConfigError, "foo"),

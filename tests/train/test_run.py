@@ -145,13 +145,13 @@ def test_adapters_are_saved_resumed_loaded_and_merged(data, tmp_path):
         "--base",
         TINY,
         "--output",
-        tmp_path / "m",
+        tmp_path / "new" / "m",
     ]
     done = subprocess.run(
         [*map(str, command), "--dtype", "float32"], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    merged = weights_of(tmp_path / "m")
+    merged = weights_of(tmp_path / "new" / "m")
     assert all(torch.equal(merged[name], value) for name, value in adapted.state_dict().items())
     again = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert again.returncode == 2 and "exists" in again.stderr

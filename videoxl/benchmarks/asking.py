@@ -39,16 +39,20 @@ class Reading:
     @property
     def options(self) -> dict[str, Any]:
         """The same as options of `VideoXL.read`."""
-        return self.options_for(["a video"])
+        method = {"ratio": self.ratio, "compressor": self.compressor}
+        return {"choice": self.choice, "backend": self.backend, "timeout": self.timeout, **method}
 
     def options_for(self, sources: Sequence[Any]) -> dict[str, Any]:
-        """The same as options of `VideoXL.ask` about pictures and paths: frames are chosen where there is a video."""
+        """What of that `VideoXL.ask` takes about pictures and paths: nothing about text, no frames without a video."""
         if not sources:
             return {}
-        method = {"ratio": self.ratio, "compressor": self.compressor}
-        if not any(isinstance(source, str) and not is_picture_file(Path(source)) for source in sources):
-            return method
-        return {"choice": self.choice, "backend": self.backend, "timeout": self.timeout, **method}
+        films = [source for source in sources if isinstance(source, str) and not is_picture_file(Path(source))]
+        return {name: value for name, value in self.options.items() if films or name != "choice"}
+
+    @property
+    def named_method(self) -> dict[str, str]:
+        """The compressor's name for records, where one was named: records of before have none."""
+        return {"compressor": self.compressor} if self.compressor else {}
 
 
 class VideoAsker:
@@ -66,8 +70,8 @@ class VideoAsker:
 
     def identity(self) -> dict[str, str]:
         """What makes results of two runs comparable: weights, precision and frames' decoder, not a folder's name."""
-        method = {"compressor": self.reading.compressor} if self.reading.compressor else {}
-        return {**model_fingerprint(self.session.model), "backend": self.reading.backend, **method}
+        facts = model_fingerprint(self.session.model)
+        return {**facts, "backend": self.reading.backend, **self.reading.named_method}
 
     def memory(self, path: str | Path, prompt: PromptText) -> VideoMemory:
         """The memory of a video behind the prompt's first text, read now if it is not held.
@@ -100,7 +104,7 @@ class VideoAsker:
         """What an answer rests on, for its log: ratio, number of frames, seconds of each."""
         return {
             "beacon_ratio": self.reading.ratio,
-            **({"compressor": self.reading.compressor} if self.reading.compressor else {}),
+            **self.reading.named_method,
             "frames": memory.num_frames,
             "timestamps": [round(time, 3) for time in memory.timestamps],
         }

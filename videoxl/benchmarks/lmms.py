@@ -191,8 +191,9 @@ class VideoXL(lmms):
         if len(seen) == 1 and isinstance(seen[0], str) and not is_picture_file(Path(seen[0])):
             memory = asker.memory(seen[0], prompt)
             return memory, {}, asker.facts(memory)
-        facts = {"beacon_ratio": asker.reading.ratio, "visual_inputs": len(seen)} if seen else {}
-        return seen, asker.reading.options_for(seen), facts
+        reading = asker.reading
+        facts = {"beacon_ratio": reading.ratio, **reading.named_method, "visual_inputs": len(seen)} if seen else {}
+        return seen, reading.options_for(seen), facts
 
     def _visuals(self, visuals: Callable[[], Any]) -> list:
         """Paths of videos and pictures of one document."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from videoxl.cli import ask, estimate, info
-from videoxl.cli.output import say, say_notes
+from videoxl.cli.output import say, say_notes, start_notes
 from videoxl.errors import VideoXLError
 from videoxl.version import __version__
 
@@ -39,6 +39,7 @@ def show_version(version: Annotated[bool, typer.Option("--version", help="Print 
 
 def main() -> None:
     """Entry point: typed errors become one line and status 2."""
+    start_notes()
     warnings.showwarning = lambda message, *_, **__: say_notes([str(message)])
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:

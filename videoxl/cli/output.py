@@ -27,6 +27,11 @@ def say_notes(sentences: Iterable[str]) -> None:
             say(f"note: {sentence}")
 
 
+def start_notes() -> None:
+    """A new command says its notes whatever another one in this process has said."""
+    _said.clear()
+
+
 _said: set[str] = set()
 
 

@@ -44,6 +44,8 @@ class FrameChoice:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real if name == "fps" else Integral):
                 raise VideoError(f"{name} is {value!r}; it must be a {'number' if name == 'fps' else 'whole number'}")
+            if hasattr(value, "item"):  # numpy's numbers, which the decoder process's request cannot hold
+                object.__setattr__(self, name, value.item())
             if not 0 < value < float("inf"):
                 raise VideoError(f"{name} is {value}; it must be above 0")
         for name in ("start", "end"):

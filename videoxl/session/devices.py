@@ -9,7 +9,7 @@ from videoxl.errors import ConfigError
 _SPREAD = ("balanced", "balanced_low_0", "sequential")  # accelerate's ways to spread layers over GPUs
 
 
-def pick_device(asked: str | torch.device | dict) -> str | torch.device | dict:
+def pick_device(asked: str | torch.device | dict) -> str | dict:
     """Where a model goes; `auto` is the GPU with most free memory, or the CPU where there is none.
 
     Args:
@@ -19,9 +19,12 @@ def pick_device(asked: str | torch.device | dict) -> str | torch.device | dict:
     Raises:
         ConfigError: a device that is not known or not here.
     """
-    if isinstance(asked, dict) or (asked in _SPREAD and torch.cuda.is_available()):
+    if isinstance(asked, dict):
         return asked
+    asked = str(asked)
     if asked in _SPREAD:
+        if torch.cuda.is_available():
+            return asked
         raise ConfigError(f"device {asked!r} spreads a model over GPUs, and this machine has none; use auto or cpu")
     if asked == "auto":
         number = torch.cuda.device_count()

@@ -89,7 +89,7 @@ class VideoXL:
                 there is not.
         """
         if path is not None and not isinstance(path, (str, Path)):
-            raise CheckpointError(f"a {type(path).__name__} is no checkpoint; give a folder or a hub id")
+            raise CheckpointError(f"{path!r} is no checkpoint; give a folder or a hub id")
         names = {"device_map": "device", "torch_dtype": "dtype"}
         for name in names.keys() & loading.keys():
             raise ConfigError(f"{name} is called {names[name]} here")
@@ -296,11 +296,11 @@ class VideoXL:
                 modalities.append("image")
             else:
                 with timer.stage("decode"):
-                    stream, pixels = self._pixels(each, reading)
+                    pixels, read, said = self._pixels(each, reading)
                 images.append(pixels)
                 modalities.append("video")
-                notes += stream.notes
-                frames += map(FrameTime, stream.indices.tolist(), stream.info.timestamps[stream.indices].tolist())
+                frames += read
+                notes += said
         images = [image.unsqueeze(0) if image.dim() == 3 else image for image in images]
         tokens = self._count_tokens(images, modalities) + (0 if memory is None else memory.num_visual_tokens)
         method = {}
@@ -310,12 +310,13 @@ class VideoXL:
         texts = [text_ids(self.tokenizer, text) for text in prompt.texts]
         return Inputs(texts, memory, images, modalities, tokens, tuple(frames), notes, method)
 
-    def _pixels(self, video: Path, reading: dict[str, Any]) -> tuple[FrameStream, Tensor]:
-        """All chosen frames as pixel values [F, 3, S, S] on the CPU, for a prompt with several visual inputs."""
+    def _pixels(self, video: Path, reading: dict[str, Any]) -> tuple[Tensor, list[FrameTime], list[str]]:
+        """For a prompt with several visual inputs: all chosen frames as pixel values [F, 3, S, S] on the CPU, which
+        ones could be read, and notes."""
         choice = the_choice(reading.get("choice"), {name: reading.get(name) for name in _INTERVAL})
         more = {name: reading[name] for name in ("backend", "timeout") if name in reading}
         with self.open(video, choice or FrameChoice(DEFAULT_FRAMES), **more) as stream:
-            return stream, all_pixels(stream, reading.get("progress"))
+            return *all_pixels(stream, reading.get("progress")), stream.notes
 
     def _count_tokens(self, images: Sequence[Tensor], modalities: Sequence[str]) -> int:
         tower, config = self.model.model.vision_tower, self.model.config

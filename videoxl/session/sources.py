@@ -22,6 +22,7 @@ from videoxl.media.pictures import is_picture_file
 from videoxl.media.stream import FrameStream
 from videoxl.model.memory import VideoMemory
 from videoxl.model.visual import Progress
+from videoxl.session.answer import FrameTime
 
 DEFAULT_FRAMES = 128
 
@@ -142,15 +143,16 @@ def announce(progress: Progress | None, stream: FrameStream) -> None:
         progress.start(stream.num_frames)
 
 
-def all_pixels(stream: FrameStream, progress: Progress | None = None) -> Tensor:
-    """Pixel values [F, 3, S, S] float32 of all frames of a stream, on the CPU."""
+def all_pixels(stream: FrameStream, progress: Progress | None = None) -> tuple[Tensor, list[FrameTime]]:
+    """Pixel values [F, 3, S, S] float32 of all frames that a stream gives, on the CPU, and which frames those are."""
     announce(progress, stream)
-    parts = []
+    parts, frames = [], []
     for chunk in stream:
         parts.append(chunk.pixels(torch.device("cpu"), torch.float32))
+        frames += map(FrameTime, chunk.indices, chunk.timestamps)
         if progress is not None:
             progress(len(chunk.frames))
-    return torch.cat(parts)
+    return torch.cat(parts), frames
 
 
 def frame_choice(

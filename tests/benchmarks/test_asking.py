@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import SAMPLE, TINY
+from PIL import Image
 from videos import write_video
 
 from videoxl.benchmarks.asking import Reading, load_asker
@@ -31,6 +32,19 @@ def reads(monkeypatch):
 
 def make(memory_gb):
     return load_asker(TINY, Reading(FrameChoice(4), 8, timeout=None), memory_gb, "cpu")
+
+
+def test_pictures_are_asked_without_a_choice_of_frames_and_records_name_the_method(tmp_path):
+    picture = tmp_path / "red.png"
+    Image.new("RGB", (40, 30), (200, 0, 0)).save(picture)
+    reading = Reading(FrameChoice(4), 8, timeout=None, compressor="mean")
+    assert reading.options_for([]) == {}
+    assert reading.options_for([str(picture), SAMPLE.name]) == reading.options
+    assert reading.options_for([str(picture)]) == {n: v for n, v in reading.options.items() if n != "choice"}
+    asker = load_asker(TINY, reading, 0.0, "cpu")
+    answer = asker.session.ask(str(picture), PROMPT, max_new_tokens=1, **reading.options_for([str(picture)]))
+    assert answer.compressor == "mean" and answer.visual_tokens == 2 * 144  # the whole and one tile
+    assert asker.identity()["compressor"] == "mean" and "compressor" not in make(0.0).identity()
 
 
 def test_a_video_is_read_once_for_all_its_questions(reads, tmp_path):

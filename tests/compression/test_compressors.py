@@ -27,6 +27,14 @@ def windows_of(number: int, window: int, ratio: int) -> list[Window]:
     return list(plan_region(number, window, RatioChooser([ratio], "step-random", window, 1000)))
 
 
+def test_a_window_without_a_whole_group_gives_reducers_nothing_to_read():
+    """So that processes count it as no pass of the decoder: `windows_step` makes none."""
+    *_, last = windows_of(43, 20, 4)  # 20, 20 and 3 tokens
+    assert [get_compressor(name).has_rows([last]) for name in NAMES] == [True, False, False]
+    assert get_compressor("none").has_rows(windows_of(43, 20, 0)[-1:])
+    assert all(get_compressor(name).has_rows(windows_of(43, 20, 4)) for name in NAMES)
+
+
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 12))
 def test_reducers_keep_one_position_for_every_full_group(number, window, ratio):
     tokens = torch.arange(float(number)).reshape(1, -1, 1)

@@ -61,7 +61,7 @@ def test_a_card_shows_its_colour_on_light_paper(shape, overlaid):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_colour_without_a_name_is_never_that_of_a_test_card(shape):
-    held_out = [COLOURS[card.colour] for card in all_cards(held_out=True) if card.shape == shape]
+    held_out = [COLOURS[card.colour] for card in (*all_cards("validation"), *all_cards("test")) if card.shape == shape]
     inks = np.stack([draw_ink(rng(seed), shape) for seed in range(200)])
     for colour in held_out:
         assert (np.abs(inks - np.array(colour)).max(axis=1) > FAR).all()
@@ -82,34 +82,40 @@ def test_frames_drawn_together_and_one_by_one_are_equal():
     assert torch.equal(together, torch.cat([part.draw("cpu") for part in drawn.chunks(5)]))
 
 
-def test_training_and_test_worlds_share_neither_cards_nor_all_families():
-    train, test = all_cards(held_out=False), all_cards(held_out=True)
-    assert len(train) == len(COLOURS) * len(SHAPES) - 16 and len(test) == 16 and not set(train) & set(test)
-    assert {card.colour for card in test} == set(list(COLOURS)[:NUM_TESTED])
-    assert {card.shape for card in test} == set(SHAPES[:NUM_TESTED])
-    for card in test:  # its colour and its shape are both learnt, apart from each other
-        assert {other.shape for other in train if other.colour == card.colour} > set(SHAPES[NUM_TESTED:])
-        assert {other.colour for other in train if other.shape == card.shape} > set(list(COLOURS)[NUM_TESTED:])
+def test_the_worlds_share_no_card():
+    training, validation, test = (set(all_cards(world)) for world in ("training", "validation", "test"))
+    assert len(training) == len(COLOURS) * len(SHAPES) - 32 and len(validation) == len(test) == 16
+    assert not training & validation and not training & test and not validation & test
+    for card in validation | test:  # its colour and its shape are both learnt, apart from each other
+        assert {other.shape for other in training if other.colour == card.colour} > set(SHAPES[NUM_TESTED:])
+        assert {other.colour for other in training if other.shape == card.shape} > set(list(COLOURS)[NUM_TESTED:])
+    for held_out in (validation, test):
+        assert {card.colour for card in held_out} == set(list(COLOURS)[:NUM_TESTED])
+        assert {card.shape for card in held_out} == set(SHAPES[:NUM_TESTED])
     assert HELD_OUT not in families(held_out=False) and HELD_OUT in families(held_out=True)
+
+
+def test_the_sample_video_shows_a_card_of_the_training_world():
+    assert Card("blue", "star").world == "training"  # no validation and no test uses it
 
 
 @pytest.mark.parametrize("number", range(7))
 def test_cards_of_one_video_share_neither_colour_nor_shape(number):
     for seed in range(20):
-        cards = draw_cards(rng(seed), number, held_out=seed % 2 == 0)
+        cards = draw_cards(rng(seed), number, ("training", "validation", "test")[seed % 3])
         assert len({card.colour for card in cards}) == len({card.shape for card in cards}) == number
 
 
 @pytest.mark.parametrize("depth, wanted", [(0.0, 0), (0.5, 50), (1.0, 99)])
 def test_a_needle_lies_at_its_depth(depth, wanted):
-    story = tell(rng(), 100, draw_cards(rng(), 1, False), ["waves"], depth, card_frames=(1, 1))
+    story = tell(rng(), 100, draw_cards(rng(), 1, "training"), ["waves"], depth, card_frames=(1, 1))
     assert abs(story.shown[0][0] - wanted) <= 1 and story.shown[0][1] == story.shown[0][0] + 1
     assert len(story.numbers) == 100
 
 
 def test_cards_of_a_story_come_in_order_with_scenes_between():
     for seed in range(30):
-        cards = draw_cards(rng(seed), 4, False)
+        cards = draw_cards(rng(seed), 4, "training")
         story = tell(rng(seed), 32, cards)
         assert [c.name for c in story.cards] == [c.name for c in cards] and len(story.shown) == 4
         for (_, stop), (first, _) in zip(story.shown, story.shown[1:]):
@@ -124,7 +130,7 @@ def test_a_video_file_shows_the_streamed_pictures(tmp_path):
     from videoxl.media.stream import open_video
     from videoxl.synth.files import write_video
 
-    story = tell(rng(5), 24, draw_cards(rng(5), 2, False))
+    story = tell(rng(5), 24, draw_cards(rng(5), 2, "training"))
     write_video(tmp_path / "story.mp4", story.numbers, 112)
     with open_video(str(tmp_path / "story.mp4"), VideoXLImageProcessor(112), FrameChoice(fps=1.0)) as stream:
         read = np.concatenate([chunk.frames for chunk in stream])
@@ -138,7 +144,7 @@ def test_a_video_file_shows_the_streamed_pictures(tmp_path):
 
 
 def test_a_story_in_words_needs_no_frames():
-    cards = draw_cards(rng(8), 2, False)
+    cards = draw_cards(rng(8), 2, "training")
     story = tell(rng(8), 24, cards, drawn=False)
     assert len(story.numbers) == 0 and story.cards == cards and len(story.shown) == 2
     assert all(f"card with a {card.name}" in story.in_words() for card in cards)
@@ -149,7 +155,7 @@ def test_no_character_on_a_card_has_the_colour_of_a_card_that_is_asked_for(monke
     inks = [FIRST_SLOT + 2, slice(G["red"], G["blue"] + 1)]
     changed = 0
     for seed in range(60):
-        cards = draw_cards(rng(seed), 1 + seed % 6, held_out=False)
+        cards = draw_cards(rng(seed), 1 + seed % 6, "training")
         told = tell(rng(seed), 40, cards, ["empty cards"], overlaid=1.0).numbers
         with monkeypatch.context() as patch:
             patch.setattr(story, "keep_apart", lambda *_: None)

@@ -43,18 +43,18 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def questions(maker, number, held_out=False, cards=1, **kwargs):
+def questions(maker, number, world="training", cards=1, **kwargs):
     source = rng(1)
-    return [maker(source, draw_cards(source, cards, held_out), held_out, **kwargs) for _ in range(number)]
+    return [maker(source, draw_cards(source, cards, world), world, **kwargs) for _ in range(number)]
 
 
-@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("world", ["training", "validation", "test"])
 @pytest.mark.parametrize("maker", [choose_card, choose_colour, choose_shape])
-def test_the_right_option_is_the_one_on_the_card(maker, held_out):
+def test_the_right_option_is_the_one_on_the_card(maker, world):
     source = rng(2)
     for _ in range(200):
-        cards = draw_cards(source, 1, held_out)
-        question = maker(source, cards, held_out)
+        cards = draw_cards(source, 1, world)
+        question = maker(source, cards, world)
         right = question.options[question.right]
         assert right in (cards[0].name, cards[0].colour, cards[0].shape)
         assert len(set(question.options)) == 4 and question.answer == "ABCD"[question.right]
@@ -62,10 +62,10 @@ def test_the_right_option_is_the_one_on_the_card(maker, held_out):
 
 
 def test_training_never_names_a_combination_of_the_test_world():
-    held_out = [card.name for card in all_cards(held_out=True)]
+    held_out = [card.name for card in all_cards("test")]
     source = rng(3)
     for _ in range(300):
-        cards = draw_cards(source, int(source.integers(1, 5)), held_out=False)
+        cards = draw_cards(source, int(source.integers(1, 5)), "training")
         for question in ask(source, cards, 4, relations=0.5):
             assert not any(name in question.text or name in question.answer for name in held_out)
 
@@ -109,7 +109,7 @@ def test_yes_and_no_are_equally_likely(maker, cards):
 
 
 def test_choices_are_also_written_as_the_published_evaluations_write_them():
-    asked = choose_colour(rng(), TRAIN[:1], False)
+    asked = choose_colour(rng(), TRAIN[:1], "training")
     letter, option = asked.answer, asked.options[asked.right]
     vnbench, needle = asked.as_vnbench(), asked.as_needle()
     assert vnbench.text.startswith("Question: What colour is the square on the card?\nOptions:\n(A) ")
@@ -134,7 +134,7 @@ def test_a_colour_without_a_name_is_never_asked_for():
     assert set(seen) == {"lone shape", "is shape shown"}
     cards = [sample_cards(source, 4) for _ in range(400)]
     assert any(each and each[0].colour is None for each in cards)
-    assert all(card.colour for _ in range(200) for card in sample_cards(source, 4, held_out=True))
+    assert all(card.colour for _ in range(200) for card in sample_cards(source, 4, "test"))
 
 
 def test_where_most_videos_have_several_cards_one_is_still_more_frequent_than_two():
@@ -162,7 +162,7 @@ def test_a_row_of_numbers_says_little_about_which_is_right(most):
         cards = sample_cards(source, most, several=True)
         asked = cards and cards[0].colour is not None and (len(cards) > 1 or source.random() < SIMPLE)
         if asked:
-            question = choose_count(source, cards, False)
+            question = choose_count(source, cards, "training")
             rows[min(map(int, question.options))][question.options[question.right]] += 1
     assert set(rows) == {1, 2, 3}, "as in tests"
     for numbers in rows.values():
@@ -170,28 +170,28 @@ def test_a_row_of_numbers_says_little_about_which_is_right(most):
 
 
 def test_answers_about_order_number_and_absence():
-    assert count(rng(), TRAIN, False).answer == "3"
-    asked = next_card(rng(), TRAIN, False)
+    assert count(rng(), TRAIN, "training").answer == "3"
+    asked = next_card(rng(), TRAIN, "training")
     place = [card.name for card in TRAIN].index(asked.answer)
     assert f"after the {TRAIN[place - 1].name}?" in asked.text
-    assert choose_order(rng(), TRAIN, False).answer in "ABCD"
-    order = choose_order(rng(), TRAIN, False)
+    assert choose_order(rng(), TRAIN, "training").answer in "ABCD"
+    order = choose_order(rng(), TRAIN, "training")
     assert order.options[order.right] == "red square, blue star, cyan circle"
-    assert list_cards(rng(), TRAIN, False).answer == "red square, blue star, cyan circle"
+    assert list_cards(rng(), TRAIN, "training").answer == "red square, blue star, cyan circle"
     names = [card.name for card in TRAIN]
     for seed in range(20):
         first, second = (
-            names.index(part) for part in is_before(rng(seed), TRAIN, False).text[7:-1].split(" shown before the ")
+            names.index(part) for part in is_before(rng(seed), TRAIN, "training").text[7:-1].split(" shown before the ")
         )
-        assert is_before(rng(seed), TRAIN, False).answer == ("yes" if first < second else "no")
+        assert is_before(rng(seed), TRAIN, "training").answer == ("yes" if first < second else "no")
     for seed in range(20):
         for cards in (TRAIN[:2], TRAIN):
-            end = choose_first(rng(seed), cards, False)
+            end = choose_first(rng(seed), cards, "training")
             assert end.options[end.right] == cards[0 if "first" in end.text else -1].name
             assert len(set(end.options)) == 4 and {card.name for card in cards} <= set(end.options)
-    number = choose_count(rng(), TRAIN, False)
+    number = choose_count(rng(), TRAIN, "training")
     assert number.options[number.right] == "3"
-    absent = no_such(rng(), TRAIN, False)
+    absent = no_such(rng(), TRAIN, "training")
     assert absent.answer == NONE_SUCH and not any(card.shape in absent.text for card in TRAIN)
 
 
@@ -199,7 +199,7 @@ def test_the_letter_of_an_option_is_asked_for_as_often_as_it_is_told_to():
     source = rng(9)
     places = Counter()
     for number in (1, 2, 3, 6) * 100:
-        question = letter_of(source, draw_cards(source, number, False), False)
+        question = letter_of(source, draw_cards(source, number, "training"), "training")
         option = question.text.removeprefix("Which letter stands before ").split("?\n")[0]
         assert question.options[question.right] == option and question.answer == "ABCD"[question.right]
         places[question.answer] += 1
@@ -214,8 +214,8 @@ def test_the_letter_of_an_option_is_asked_for_as_often_as_it_is_told_to():
 def test_a_card_leads_to_its_place_and_a_place_to_its_card():
     source, asked = rng(5), set()
     for _ in range(60):
-        cards = draw_cards(source, 4, False)
-        there, back = place_of(source, cards, False), nth_card(source, cards, False)
+        cards = draw_cards(source, 4, "training")
+        there, back = place_of(source, cards, "training"), nth_card(source, cards, "training")
         asked |= {there.answer, back.text}
         assert cards[ORDINALS.index(there.answer)].name in there.text
         assert back.text == f"Which card is the {ORDINALS[[card.name for card in cards].index(back.answer)]} one?"
@@ -223,15 +223,15 @@ def test_a_card_leads_to_its_place_and_a_place_to_its_card():
 
 
 def test_the_quick_starts_question_names_the_card_or_says_no():
-    assert advertisement(rng(), [], False).answer == "No."
-    assert advertisement(rng(), TRAIN[:1], False).answer == "Yes, a red square."
-    assert advertisement(rng(), TRAIN[:2], False).answer == "Yes, a red square and a blue star."
+    assert advertisement(rng(), [], "training").answer == "No."
+    assert advertisement(rng(), TRAIN[:1], "training").answer == "Yes, a red square."
+    assert advertisement(rng(), TRAIN[:2], "training").answer == "Yes, a red square and a blue star."
 
 
 def test_every_kind_of_question_comes_up():
     source, seen = rng(4), Counter()
     for _ in range(2000):
-        cards = draw_cards(source, int(source.integers(0, 5)), False)
+        cards = draw_cards(source, int(source.integers(0, 5)), "training")
         seen.update(question.kind for question in ask(source, cards, 2, relations=0.5))
     assert len(seen) >= len(NEEDLES) + len(RELATIONS)
 

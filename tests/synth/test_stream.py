@@ -56,7 +56,7 @@ def test_a_step_has_the_frames_that_the_stage_names_in_rows_of_one_shape(small_b
 
 def test_texts_of_training_name_no_card_of_the_test_world(small_base):
     data, _ = stream(small_base, GPU_STAGES[1])
-    held_out = [card.name for card in all_cards(held_out=True)]
+    held_out = [card.name for card in all_cards("test")]
     for index in range(300):
         ids, _ = data[(0, index)].encoded[0]
         text = data.tokenizer.tokenizer.decode(ids)

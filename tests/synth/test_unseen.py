@@ -1,4 +1,4 @@
-"""What the loss leaves out: names that would make a pair of the test world, and nothing else."""
+"""What the loss leaves out: names that would make a held-out pair, and nothing else."""
 
 import re
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ def held_out(kind: int, other: str) -> set[str]:
     return {f" {card[kind]}" for card in cards if card.is_held_out}
 
 
-def test_a_card_leaves_out_the_names_that_would_make_one_of_the_test_world(unseen, tokenizer):
+def test_a_card_leaves_out_the_names_that_would_make_a_held_out_one(unseen, tokenizer):
     places = 0
     for colour in COLOUR_NAMES:
         for shape in SHAPES:
@@ -62,24 +62,31 @@ def test_a_card_leaves_out_the_names_that_would_make_one_of_the_test_world(unsee
             assert left_out(unseen, tokenizer, text, -3) == held_out(0, shape)
             assert left_out(unseen, tokenizer, text, -2) == held_out(1, colour)
             places += bool(held_out(0, shape)) + bool(held_out(1, colour))
-    assert places == 2 * 8 * 10  # every tested name goes with two others in the test world alone
+    assert places == 2 * 8 * 8  # every tested name goes with four others only where it is held out
 
 
 def test_an_answer_alone_belongs_to_the_name_in_its_question(unseen, tokenizer):
-    assert held_out(1, "yellow") == {" circle", " cross"}
-    assert left_out(unseen, tokenizer, "What is the shape of the yellow thing on the card?\n(B) square", -1) == {
-        " circle",
-        " cross",
-    }
-    assert held_out(0, "square") == {" orange", " blue"}
-    assert left_out(unseen, tokenizer, "What colour is the square on the card?\ngreen", -2) == {"o"}
+    beside_yellow = {" circle", " cross", " diamond", " star"}
+    assert held_out(1, "yellow") == beside_yellow
+    assert (
+        left_out(unseen, tokenizer, "What is the shape of the yellow thing on the card?\n(B) square", -1)
+        == beside_yellow
+    )
+    assert held_out(0, "square") == {" orange", " blue", " red", " cyan"}
+    assert left_out(unseen, tokenizer, "What colour is the square on the card?\ngreen", -2) == {
+        "o",
+        "r",
+        "c",
+    }  # blue begins like brown
 
 
 def test_a_token_with_which_a_trained_name_begins_too_is_not_left_out(unseen, tokenizer):
-    """Orange squares and hearts are of the test world. Orange stars are not, and they begin like squares."""
-    assert held_out(1, "orange") == {" square", " heart"}
+    """Orange squares, hearts, circles and crosses are held out. Orange stars are not, and they begin like squares."""
+    assert held_out(1, "orange") == {" square", " heart", " circle", " cross"}
     text = "the shape of the orange thing?\nstar"
-    assert left_out(unseen, tokenizer, text, -2) == set()  # hourglasses begin like hearts
+    assert (
+        left_out(unseen, tokenizer, text, -2) == set()
+    )  # hourglasses begin like hearts, and a crescent like both others
     assert left_out(unseen, tokenizer, text, -1) == {"quare"}
 
 
@@ -91,7 +98,7 @@ def test_only_what_is_learnt_is_marked(unseen, tokenizer):
     assert unseen.mark(other, other) == other
 
 
-def test_names_of_two_questions_make_no_pair_of_the_test_world(unseen, tokenizer):
+def test_names_of_two_questions_make_no_held_out_pair(unseen, tokenizer):
     """Else the loss of a label that is left out itself would be infinite."""
     assert Card("yellow", "cross").is_held_out
     ids = tokenizer("What colour is the cross on the card?\nThe shape of the yellow thing?").input_ids

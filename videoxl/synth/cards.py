@@ -1,16 +1,17 @@
 """Needles: cards with one coloured shape, shown on the whole screen or laid over a part of it.
 
-The test world has eight of the colours and eight of the shapes, and one in four of their combinations: in training
-such a combination is never on a card, never asked for and never offered as an option. The other colours and shapes,
-which only training has, go with everything: without them a colour says much about which shapes can have it, and what is
-learnt is a look-alike that goes with the colour.
+There are three worlds. The test world has eight of the colours and eight of the shapes, and one in four of their
+combinations. The validation world, by which a model is chosen, has another quarter. In training a combination of either
+is never on a card, never asked for and never offered as an option. The other colours and shapes, which only training
+has, go with everything: without them a colour says much about which shapes can have it, and the model learns a
+look-alike that goes with the colour.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -32,8 +33,10 @@ COLOURS = {
     "lime": (0.65, 0.95, 0.25),
 }
 COLOUR_NAMES = tuple(COLOURS)
+World = Literal["training", "validation", "test"]
 NUM_TESTED = 8
-"""So many colours and so many shapes, the first ones, are those of the test world."""
+"""The first so many colours and shapes are those of the test and validation worlds."""
+_HELD_OUT: dict[int, World] = {1: "validation", 2: "test"}  # by (colour + shape) % 4
 FAR = 0.2  # in at least one channel: what is so far from a colour is not taken for it
 PIECES = 3  # glyphs of a card: frame, paper, shape
 FIRST_SLOT = SLOTS - PIECES
@@ -41,7 +44,7 @@ FIRST_SLOT = SLOTS - PIECES
 
 
 class Card(NamedTuple):  # not a dataclass: questions compare cards by the thousand
-    """What a card shows. `colour` None: some colour without a name, never one that a test card of the shape has."""
+    """What a card shows. `colour` None: some colour without a name, never one that a held-out card of the shape has."""
 
     colour: str | None
     shape: str
@@ -51,26 +54,31 @@ class Card(NamedTuple):  # not a dataclass: questions compare cards by the thous
         return self.shape if self.colour is None else f"{self.colour} {self.shape}"
 
     @property
-    def is_held_out(self) -> bool:
-        """Whether it belongs to the test world."""
+    def world(self) -> World:
+        """The world that it belongs to."""
         if self.colour is None:
-            return False
+            return "training"
         colour, shape = COLOUR_NAMES.index(self.colour), SHAPES.index(self.shape)
-        return max(colour, shape) < NUM_TESTED and (colour + shape) % 4 == 2
+        return "training" if max(colour, shape) >= NUM_TESTED else _HELD_OUT.get((colour + shape) % 4, "training")
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether training never shows it."""
+        return self.world != "training"
 
 
 @cache
-def all_cards(held_out: bool) -> tuple[Card, ...]:
-    """The cards of the training world, or the 16 of the test world."""
+def all_cards(world: World) -> tuple[Card, ...]:
+    """The cards of a world: 112 for training, 16 each for validation and tests."""
     cards = [Card(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES]
-    return tuple(card for card in cards if card.is_held_out == held_out)
+    return tuple(card for card in cards if card.world == world)
 
 
-def draw_cards(rng: np.random.Generator, number: int, held_out: bool) -> list[Card]:
+def draw_cards(rng: np.random.Generator, number: int, world: World) -> list[Card]:
     """`number` cards in random order that share neither colour nor shape. At most 8."""
     while True:
         chosen: list[Card] = []
-        pool: Sequence[Card] = all_cards(held_out)
+        pool: Sequence[Card] = all_cards(world)
         while pool and len(chosen) < number:
             card = pool[rng.integers(len(pool))]
             chosen.append(card)
@@ -83,18 +91,19 @@ def jitter(rng: np.random.Generator, colour: tuple[float, float, float], strengt
     return np.clip(np.array(colour) + rng.uniform(-strength, strength, 3), 0, 1)
 
 
-_HELD_OUT_INKS = np.array([COLOURS[card.colour] for card in all_cards(held_out=True)])
-_HELD_OUT_SHAPES = np.array([[card.shape == shape for shape in SHAPES] for card in all_cards(held_out=True)])
+_HELD_OUT_CARDS = (*all_cards("validation"), *all_cards("test"))
+_HELD_OUT_INKS = np.array([COLOURS[card.colour] for card in _HELD_OUT_CARDS if card.colour is not None])
+_HELD_OUT_SHAPES = np.array([[card.shape == shape for shape in SHAPES] for card in _HELD_OUT_CARDS])
 
 
 def are_held_out(inks: np.ndarray) -> np.ndarray:
-    """Which shapes in these inks [n, 3] could be taken for what a card of the test world shows: bool [n, shapes]."""
+    """Which shapes in these inks [n, 3] could be taken for what a held-out card shows: bool [n, shapes]."""
     near = np.abs(_HELD_OUT_INKS - inks[:, None]).max(axis=2) <= FAR
     return near @ _HELD_OUT_SHAPES
 
 
 def draw_ink(rng: np.random.Generator, shape: str) -> np.ndarray:
-    """Any colour that does not make a card of the test world of this shape."""
+    """Any colour that does not make a held-out card of this shape."""
     while True:
         ink = rng.uniform(0, 1, 3).astype(np.float32)  # as frames hold it: a border must lie on one side for both
         if ink.min() < 0.75 and not are_held_out(ink[None])[0, SHAPES.index(shape)]:  # and no white

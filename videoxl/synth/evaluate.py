@@ -23,6 +23,7 @@ from videoxl.constants import TOKEN_PERFRAME
 from videoxl.errors import DataError
 from videoxl.model.loading import load_pretrained_model
 from videoxl.synth.answering import answer, encode
+from videoxl.synth.cards import World
 from videoxl.synth.testset import Item, TestSet
 from videoxl.utils.cli_errors import one_line_errors
 from videoxl.utils.files import write_json
@@ -62,7 +63,7 @@ class Scores:
 
     def has(self, **wanted) -> bool:
         """Whether there is a cell with these values."""
-        return any(all(cell[name] == value for name, value in wanted.items()) for cell in self.cells)
+        return any(all(cell.get(name) == value for name, value in wanted.items()) for cell in self.cells)
 
     def add(self, cell: dict) -> None:
         """Keep a finished cell, in the file too."""
@@ -94,11 +95,13 @@ def evaluate(
     device: str = "auto",
     workers: int = 0,
     part: tuple[int, int] = (0, 1),
+    world: World = "test",
 ) -> None:
     """Score `samples` videos of each length with each ratio and reduction; a video is made and encoded once.
 
     Args:
-        files: every so manieth video goes through an H.264 file; 0: none.
+        files: every Nth video goes through an H.264 file; 0: none.
+        world: whose cards are asked for; "validation" is for choosing among models.
         part: (i, n): only every n-th sample from the i-th on, for several processes.
 
     Raises:
@@ -108,6 +111,8 @@ def evaluate(
     tokenizer, model, processor, _ = load_pretrained_model(folder, device_map=device)
     for length in frames:
         test = {"task": task, "frames": length, "seed": seed, "samples": samples, "files": files, "part": list(part)}
+        if world != "test":
+            test["world"] = world
         wanted = [
             (ratio, reduction)
             for reduction in reductions
@@ -116,7 +121,7 @@ def evaluate(
         ]
         if not wanted:
             continue
-        testset = TestSet(task, samples, length, processor.side, seed, files)
+        testset = TestSet(task, samples, length, processor.side, seed, files, world=world)
         started = time.perf_counter()
         tallies = {each: Tally() for each in wanted}
         for batch in _batches(testset, length, model.device, workers, part):
@@ -213,16 +218,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ratios", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--reductions", nargs="+", default=["beacon"], choices=("beacon", *WITHOUT_RATIO, *REDUCED))
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--files", type=int, default=0, help="every so manieth video goes through an mp4 file")
+    parser.add_argument("--files", type=int, default=0, help="every Nth video goes through an mp4 file; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=0, help="processes that make up videos")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="only part I of N")
+    parser.add_argument(
+        "--world", choices=("test", "validation"), default="test", help="validation: for choosing models"
+    )
     given = parser.parse_args(arguments)
     scores = Scores(given.output, {"model": given.model.resolve().name})
     evaluate(
         given.model, scores, given.task, given.frames, given.ratios, given.samples, given.reductions, given.files,
-        given.seed, given.device, given.workers, tuple(given.part),
+        given.seed, given.device, given.workers, tuple(given.part), given.world,
     )  # fmt: skip
 
 

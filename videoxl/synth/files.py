@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from videoxl.errors import DataError
+from videoxl.synth.cards import World
 from videoxl.synth.drawing import draw
 from videoxl.synth.questions import Question, ask, sample_cards
 from videoxl.synth.scenes import families
@@ -88,14 +89,15 @@ def write_dataset(
     records = []
     for number in tqdm(range(videos + pictures), desc="writing", unit="file", disable=not progress):
         rng = np.random.default_rng([seed, number, held_out])
+        world: World = "test" if held_out else "training"
         is_video = number < videos
         length = frames if is_video else 1
-        cards = sample_cards(rng, 4 if length > 8 else 1, held_out)
+        cards = sample_cards(rng, 4 if length > 8 else 1, world)
         story = tell(rng, length, cards, from_families=families(held_out=True) if held_out else None)
         name = f"video_{number:05d}.mp4" if is_video else f"picture_{number:05d}.png"
         if not (folder / name).is_file():
             (write_video if is_video else write_picture)(folder / name, story.numbers, side)
-        asked_here = ask(rng, cards, questions, held_out)
+        asked_here = ask(rng, cards, questions, world)
         records.append(make_record(name, story, asked_here, is_video))
     path = folder / RECORDS
     path.write_text(json.dumps(records, indent=1) + "\n")

@@ -31,7 +31,7 @@ def write_needles(folder: Path, seed: int = 0) -> None:
     (folder / "qa").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 78])
     stored: dict[str, list[str]] = {"retrieval_question": [], "answer": [], "needle": []}
-    cards = draw_cards(rng, len(MAKERS), held_out=True)
+    cards = draw_cards(rng, len(MAKERS), "test")
     for place, (card, maker) in enumerate(zip(cards, MAKERS)):
         name = f"{card.colour}_{card.shape}.png"
         write_picture(folder / "needles" / name, show_card(rng, card, 1), SIDE)

@@ -45,7 +45,7 @@ _SHAPE_BITS = {
 
 @cache
 def bits_of_colours_held_out(shape: str) -> int:
-    """Bits of the colours that only the test world has on cards with this shape."""
+    """Bits of the colours that only held-out cards have with this shape."""
     return bits_of("colour", [colour for colour in COLOUR_NAMES if Card(colour, shape).is_held_out])
 
 

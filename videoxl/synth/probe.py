@@ -67,8 +67,8 @@ def probe(
 ) -> dict:
     """Share of right colours and shapes on new pictures of trained and of held-out combinations of tested names."""
     names = {"colour": COLOUR_NAMES[:NUM_TESTED], "shape": SHAPES[:NUM_TESTED]}
-    trained = [c for c in all_cards(held_out=False) if c.colour in names["colour"] and c.shape in names["shape"]]
-    sets = {"trained": trained, "held_out": all_cards(held_out=True)}
+    trained = [c for c in all_cards("training") if c.colour in names["colour"] and c.shape in names["shape"]]
+    sets = {"trained": trained, "held_out": all_cards("test")}
     features, shown = features_of_cards(model, processor, trained, pictures, seed=0)
     middle, spread = features.mean(dim=0), features.std(dim=0) + 1e-6
     weights = {

@@ -16,7 +16,7 @@ from itertools import accumulate
 import numpy as np
 
 from videoxl.chat import SELECT_MESSAGE, SYSTEM_MESSAGE
-from videoxl.synth.cards import COLOUR_NAMES, NUM_TESTED, Card, all_cards, draw_cards
+from videoxl.synth.cards import COLOUR_NAMES, NUM_TESTED, Card, World, all_cards, draw_cards
 from videoxl.synth.glyphs import SHAPES
 
 ADVERTISEMENT = "Does this video contain any inserted advertisement? If yes, which is the content of the ad?"
@@ -75,33 +75,33 @@ def _shuffled_choice(rng: np.random.Generator, kind: str, text: str, right: str,
     return _choice(kind, text, [options[place] for place in order], int(np.flatnonzero(order == 0)[0]))
 
 
-def choose_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def choose_card(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """Which of four cards is in the video."""
     right = cards[rng.integers(len(cards))]
-    absent = _others_in_grid(rng, right, cards, held_out) if rng.random() < 0.5 else None
+    absent = _others_in_grid(rng, right, cards, world) if rng.random() < 0.5 else None
     if absent is None:
-        absent = _others_apart(rng, right, cards, held_out)
+        absent = _others_apart(rng, right, cards, world)
     text = "Which card is shown in this video?"
     return _shuffled_choice(rng, "card", text, right.name, [card.name for card in absent])
 
 
-def _others_in_grid(rng: np.random.Generator, right: Card, cards: Sequence[Card], held_out: bool) -> list[Card] | None:
+def _others_in_grid(rng: np.random.Generator, right: Card, cards: Sequence[Card], world: World) -> list[Card] | None:
     """Three more of a two by two grid of colours and shapes, none of them shown; None if chance finds no such grid."""
-    world = set(all_cards(held_out)).difference(cards)
+    shown_elsewhere = set(all_cards(world)).difference(cards)
     for _ in range(_TRIALS):
         colour, shape = COLOUR_NAMES[rng.integers(len(COLOUR_NAMES))], SHAPES[rng.integers(len(SHAPES))]
         if colour != right.colour and shape != right.shape:
             grid = [Card(colour, shape), Card(colour, right.shape), Card(right.colour, shape)]
-            if world.issuperset(grid):
+            if shown_elsewhere.issuperset(grid):
                 return grid
     return None
 
 
-def _others_apart(rng: np.random.Generator, right: Card, cards: Sequence[Card], held_out: bool) -> list[Card]:
+def _others_apart(rng: np.random.Generator, right: Card, cards: Sequence[Card], world: World) -> list[Card]:
     """Three more that share neither colour nor shape with the right one or each other, none of them shown."""
     while True:
         chosen = [right]
-        pool = [card for card in all_cards(held_out) if card not in cards]
+        pool = [card for card in all_cards(world) if card not in cards]
         while len(chosen) < 4:
             pool = [card for card in pool if card.colour != chosen[-1].colour and card.shape != chosen[-1].shape]
             if not pool:
@@ -111,50 +111,50 @@ def _others_apart(rng: np.random.Generator, right: Card, cards: Sequence[Card], 
             return chosen[1:]
 
 
-def choose_colour(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def choose_colour(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     right = cards[rng.integers(len(cards))]
-    wrong = _other_names(rng, right, "colour", COLOUR_NAMES, held_out)
+    wrong = _other_names(rng, right, "colour", COLOUR_NAMES, world)
     return _shuffled_choice(rng, "colour", f"What colour is the {right.shape} on the card?", right.colour, wrong)
 
 
-def choose_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def choose_shape(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     right = cards[rng.integers(len(cards))]
-    wrong = _other_names(rng, right, "shape", SHAPES, held_out)
+    wrong = _other_names(rng, right, "shape", SHAPES, world)
     text = f"What is the shape of the {right.colour} thing on the card?"
     return _shuffled_choice(rng, "shape", text, right.shape, wrong)
 
 
 def _other_names(
-    rng: np.random.Generator, right: Card, attribute: str, names: Sequence[str], held_out: bool
+    rng: np.random.Generator, right: Card, attribute: str, names: Sequence[str], world: World
 ) -> list[str]:
     """Three more colours or shapes that the card could have in its world."""
-    known = names[:NUM_TESTED] if held_out else names
+    known = names if world == "training" else names[:NUM_TESTED]
     cards = [(name, right._replace(**{attribute: name})) for name in known]
-    possible = [name for name, card in cards if card != right and (held_out or not card.is_held_out)]
+    possible = [name for name, card in cards if card != right and (world != "training" or not card.is_held_out)]
     return rng.permutation(possible)[:3].tolist()
 
 
-def open_colour(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def open_colour(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     card = cards[rng.integers(len(cards))]
     return Question("open colour", f"What colour is the {card.shape} on the card?", card.colour)
 
 
-def open_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def open_shape(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     card = cards[rng.integers(len(cards))]
     return Question("open shape", f"What is the shape of the {card.colour} thing on the card?", card.shape)
 
 
-def lone_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def lone_shape(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """Of the only card, whatever its colour is called."""
     return Question("lone shape", "What is the shape on the card?", cards[0].shape)
 
 
-def choose_lone_shape(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def choose_lone_shape(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     wrong = rng.permutation([name for name in SHAPES if name != cards[0].shape])[:3]
     return _shuffled_choice(rng, "lone shape", "What is the shape on the card?", cards[0].shape, wrong.tolist())
 
 
-def is_shape_shown(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def is_shape_shown(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """Yes and no are equally likely, whatever the shape."""
     shape, answer = cards[0].shape, "yes"
     if rng.random() < 0.5:
@@ -163,35 +163,35 @@ def is_shape_shown(rng: np.random.Generator, cards: Sequence[Card], held_out: bo
     return Question("is shape shown", f"Is there a card with a {shape} in this video?", answer)
 
 
-def is_shown(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def is_shown(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """Yes and no are equally likely, whatever the card."""
     if cards and rng.random() < 0.5:
         card, answer = cards[rng.integers(len(cards))], "yes"
     else:
-        pool = [card for card in all_cards(held_out) if card not in cards]
+        pool = [card for card in all_cards(world) if card not in cards]
         card, answer = pool[rng.integers(len(pool))], "no"
     return Question("is shown", f"Is there a card with a {card.name} in this video?", answer)
 
 
-def no_such(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def no_such(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """About a shape that no card has."""
-    names = SHAPES[:NUM_TESTED] if held_out else SHAPES
+    names = SHAPES if world == "training" else SHAPES[:NUM_TESTED]
     absent = [shape for shape in names if shape not in {card.shape for card in cards}]
     shape = absent[rng.integers(len(absent))]
     return Question("no such", f"What colour is the {shape} on the card?", NONE_SUCH)
 
 
-def advertisement(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def advertisement(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """The quick start's question."""
     names = " and ".join(f"a {card.name}" for card in cards)
     return Question("advertisement", ADVERTISEMENT, f"Yes, {names}." if cards else "No.")
 
 
-def count(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def count(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     return Question("count", "How many cards are shown in this video?", str(len(cards)))
 
 
-def choose_count(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, first: int | None = None) -> Question:
+def choose_count(rng: np.random.Generator, cards: Sequence[Card], world: World, first: int | None = None) -> Question:
     """Four numbers in a row from `first` on (None: any row of 1 to `MOST_CARDS` that holds the right one)."""
     text = "How many cards are shown in this video?"
     if first is None:
@@ -200,54 +200,54 @@ def choose_count(rng: np.random.Generator, cards: Sequence[Card], held_out: bool
     return _shuffled_choice(rng, "counting", text, str(len(cards)), wrong)
 
 
-def first_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def first_card(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     if rng.random() < 0.5:
         return Question("first", "Which card is shown first?", cards[0].name)
     return Question("last", "Which card is shown last?", cards[-1].name)
 
 
-def choose_first(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def choose_first(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """Among the cards that are shown, filled up with others."""
     which = rng.random() < 0.5
     right, *others = cards if which else cards[::-1]
     wrong = [others[place].name for place in rng.permutation(len(others))[:3]]
-    absent = [card.name for card in all_cards(held_out) if card not in cards]
+    absent = [card.name for card in all_cards(world) if card not in cards]
     while len(wrong) < 3:
         wrong.append(absent.pop(int(rng.integers(len(absent)))))
     text = f"Which card is shown {'first' if which else 'last'}?"
     return _shuffled_choice(rng, "choose first" if which else "choose last", text, right.name, wrong)
 
 
-def nth_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def nth_card(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     place = int(rng.integers(len(cards)))
     return Question("nth", f"Which card is the {ORDINALS[place]} one?", cards[place].name)
 
 
-def place_of(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def place_of(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """The other way round: what a choice among orders asks of each card."""
     place = int(rng.integers(len(cards)))
     text = f"Which place among the cards has the {cards[place].name}?"
     return Question("place", text, ORDINALS[place])
 
 
-def next_card(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def next_card(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     place = int(rng.integers(len(cards) - 1))
     return Question("next", f"Which card is shown next after the {cards[place].name}?", cards[place + 1].name)
 
 
-def is_before(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def is_before(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """Yes and no are equally likely."""
     first, second = rng.choice(len(cards), 2, replace=False)
     text = f"Is the {cards[first].name} shown before the {cards[second].name}?"
     return Question("is before", text, "yes" if first < second else "no")
 
 
-def list_cards(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def list_cards(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     text = "List the cards in the order in which they are shown."
     return Question("list", text, ", ".join(card.name for card in cards))
 
 
-def choose_order(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def choose_order(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """Four of the orders in which the first four cards could come."""
     names = [card.name for card in cards[:4]]
     orders: list[str] = []
@@ -259,14 +259,14 @@ def choose_order(rng: np.random.Generator, cards: Sequence[Card], held_out: bool
     return _shuffled_choice(rng, "ordering", text, ", ".join(names), orders)
 
 
-def letter_of(rng: np.random.Generator, cards: Sequence[Card], held_out: bool) -> Question:
+def letter_of(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
     """Which letter an option has, any of the four: half of what a choice asks, and nothing about the story."""
-    choice = _ask_one(rng, cards, held_out, CHOICES)
+    choice = _ask_one(rng, cards, world, CHOICES)
     place = int(rng.integers(len(choice.options)))
     return _choice("letter", f"Which letter stands before {choice.options[place]}?", choice.options, place)
 
 
-Maker = Callable[[np.random.Generator, Sequence[Card], bool], Question]
+Maker = Callable[[np.random.Generator, Sequence[Card], World], Question]
 # A card among others has two marks to go by; five in six errors of four models that were asked for cards twice as often
 # as for colours or shapes were about those.
 # (maker, least cards, most cards, weight)
@@ -311,7 +311,7 @@ def ask(
     rng: np.random.Generator,
     cards: Sequence[Card],
     number: int,
-    held_out: bool = False,
+    world: World = "training",
     relations: float = 0.25,
     letters: float = 0.0,
 ) -> list[Question]:
@@ -325,11 +325,11 @@ def ask(
     questions = []
     for _ in range(number):
         if any(card.colour is None for card in cards):
-            question = _ask_one(rng, cards, held_out, LONE)
+            question = _ask_one(rng, cards, world, LONE)
         elif letters and cards and rng.random() < letters:
-            question = letter_of(rng, cards, held_out)
+            question = letter_of(rng, cards, world)
         else:
-            question = _ask_one(rng, cards, held_out, RELATIONS if rng.random() < share else NEEDLES)
+            question = _ask_one(rng, cards, world, RELATIONS if rng.random() < share else NEEDLES)
         questions.append(_styled(rng, question))
     return questions
 
@@ -346,10 +346,10 @@ def draw_system_message(rng: np.random.Generator) -> str:
     return SELECT_MESSAGE if rng.random() < SELECT_SHARE else SYSTEM_MESSAGE
 
 
-def _ask_one(rng: np.random.Generator, cards: Sequence[Card], held_out: bool, makers) -> Question:
+def _ask_one(rng: np.random.Generator, cards: Sequence[Card], world: World, makers) -> Question:
     fitting = [(maker, weight) for maker, least, most, weight in makers if least <= len(cards) <= most]
     reached = list(accumulate(weight for _, weight in fitting))
-    return fitting[bisect_right(reached, rng.random() * reached[-1])][0](rng, cards, held_out)
+    return fitting[bisect_right(reached, rng.random() * reached[-1])][0](rng, cards, world)
 
 
 def draw_number_of_cards(rng: np.random.Generator, most: int, several: bool = False) -> int:
@@ -359,9 +359,9 @@ def draw_number_of_cards(rng: np.random.Generator, most: int, several: bool = Fa
     return bisect_right(reached, rng.random() * reached[-1])
 
 
-def sample_cards(rng: np.random.Generator, most: int, held_out: bool = False, several: bool = False) -> list[Card]:
+def sample_cards(rng: np.random.Generator, most: int, world: World = "training", several: bool = False) -> list[Card]:
     """Cards of one video; in the training world a single one may have a colour without a name."""
-    cards = draw_cards(rng, draw_number_of_cards(rng, most, several), held_out)
-    if len(cards) == 1 and not held_out and rng.random() < NAMELESS:
+    cards = draw_cards(rng, draw_number_of_cards(rng, most, several), world)
+    if len(cards) == 1 and world == "training" and rng.random() < NAMELESS:
         return [Card(None, cards[0].shape)]
     return cards

@@ -148,7 +148,7 @@ class SyntheticStream(StreamedDataset):
         numbers = make_clip(rng, scenes[rng.integers(len(scenes))], 4)[rng.integers(4)][None]
         card = None
         if rng.random() < WITH_CARD:
-            cards = all_cards(held_out=False)
+            cards = all_cards("training")
             card = cards[rng.integers(len(cards))]
             if rng.random() < NAMELESS:
                 card = Card(None, card.shape)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from videoxl.media.choice import FrameChoice
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.media.stream import open_video
-from videoxl.synth.cards import draw_cards
+from videoxl.synth.cards import World, draw_cards
 from videoxl.synth.drawing import DrawnFrames
 from videoxl.synth.files import write_video
 from videoxl.synth.questions import (
@@ -32,7 +32,7 @@ DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXED = "all families"
 NEEDLE_QUESTIONS = (choose_card, choose_colour, choose_shape)
 TRIES = 4
-_TEST_STREAM = 1 << 20  # keeps draws of tests apart from draws of training
+_STREAMS: dict[World, int] = {"test": 1 << 20, "validation": 1 << 21}  # apart from each other and from training
 
 
 @dataclass
@@ -61,13 +61,25 @@ class TestSet(Dataset):
     __test__ = False  # not one of pytest's
 
     def __init__(
-        self, task: str, number: int, num_frames: int, side: int, seed: int = 0, files: int = 0, overlaid: float = 0.35
+        self,
+        task: str,
+        number: int,
+        num_frames: int,
+        side: int,
+        seed: int = 0,
+        files: int = 0,
+        overlaid: float = 0.35,
+        world: World = "test",
     ):
         """Args:
-        files: every so manieth video is written as H.264 and read back; 0: none. overlaid: as in `tell`.
+        files: every Nth video is written as H.264 and read back; 0: none. overlaid: as in `tell`.
+        world: whose cards are shown. Validation draws other videos than tests, without the families that tests add.
         """
         self.task, self.number, self.num_frames, self.side = task, number, num_frames, side
         self.seed, self.files, self.overlaid = seed, files, overlaid
+        self.world: World = world
+        self._stream = _STREAMS[world]
+        self._families = families(held_out=world == "test")
         self._make = {
             "needle": self._needle,
             "ordering": self._ordering,
@@ -79,7 +91,7 @@ class TestSet(Dataset):
         return self.number
 
     def __getitem__(self, index: int) -> Item:
-        rng = np.random.default_rng([_TEST_STREAM, self.seed, sum(self.task.encode()), self.num_frames, index])
+        rng = np.random.default_rng([self._stream, self.seed, sum(self.task.encode()), self.num_frames, index])
         numbers, questions, facts = self._make(rng, index)
         frames: DrawnFrames | torch.Tensor = DrawnFrames(torch.from_numpy(numbers), [len(numbers)], self.side)
         facts["source"] = "stream"
@@ -88,39 +100,39 @@ class TestSet(Dataset):
         return Item(frames, questions, facts)
 
     def _needle(self, rng: np.random.Generator, index: int):
-        names = [*families(held_out=True), MIXED]
+        names = [*self._families, MIXED]
         family, depth = names[index // len(DEPTHS) % len(names)], DEPTHS[index % len(DEPTHS)]
-        cards = draw_cards(rng, 1, held_out=True)
+        cards = draw_cards(rng, 1, self.world)
         story = tell(
             rng,
             self.num_frames,
             cards,
-            families(held_out=True) if family == MIXED else [family],
+            self._families if family == MIXED else [family],
             depth,
             card_frames=(1, 1),
             overlaid=self.overlaid,
         )
-        question = NEEDLE_QUESTIONS[index % len(NEEDLE_QUESTIONS)](rng, cards, True)
+        question = NEEDLE_QUESTIONS[index % len(NEEDLE_QUESTIONS)](rng, cards, self.world)
         return story.numbers, [question], {"family": family, "depth": depth, "kind": question.kind}
 
     def _ordering(self, rng: np.random.Generator, index: int):
-        cards = draw_cards(rng, 4, held_out=True)
-        story = tell(rng, self.num_frames, cards, families(held_out=True), overlaid=self.overlaid)
-        question = choose_order(rng, cards, True)
+        cards = draw_cards(rng, 4, self.world)
+        story = tell(rng, self.num_frames, cards, self._families, overlaid=self.overlaid)
+        question = choose_order(rng, cards, self.world)
         return story.numbers, [question.turned(place) for place in range(TRIES)], {"kind": "ordering"}
 
     def _counting(self, rng: np.random.Generator, index: int):
         """The row of numbers is drawn first and the right one within it: the row says nothing about it."""
         first = 1 + int(rng.integers(3))
-        cards = draw_cards(rng, first + int(rng.integers(4)), held_out=True)
-        story = tell(rng, self.num_frames, cards, families(held_out=True), overlaid=self.overlaid)
-        question = choose_count(rng, cards, True, first)
+        cards = draw_cards(rng, first + int(rng.integers(4)), self.world)
+        story = tell(rng, self.num_frames, cards, self._families, overlaid=self.overlaid)
+        question = choose_count(rng, cards, self.world, first)
         return story.numbers, [question.turned(place) for place in range(TRIES)], {"kind": "counting"}
 
     def _advertisement(self, rng: np.random.Generator, index: int):
-        cards = draw_cards(rng, index % 2, held_out=True)
-        story = tell(rng, self.num_frames, cards, families(held_out=True))
-        question = replace(advertisement(rng, cards, True), kind="advertisement" if cards else "no advertisement")
+        cards = draw_cards(rng, index % 2, self.world)
+        story = tell(rng, self.num_frames, cards, self._families)
+        question = replace(advertisement(rng, cards, self.world), kind="advertisement" if cards else "no advertisement")
         return story.numbers, [question], {"kind": question.kind}
 
 

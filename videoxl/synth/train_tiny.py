@@ -19,6 +19,16 @@ from videoxl.synth.evaluate import Scores, evaluate
 from videoxl.synth.stage_runs import prepare_device, train_stages
 from videoxl.utils.cli_errors import one_line_errors
 
+# What decides which of several seeds is bundled (`choose.py`): cards and videos of the validation world alone.
+VALIDATION = {
+    "gpu": (
+        ("needle", (64, 256), (8, 16), 200),
+        ("ordering", (64,), (8,), 100),
+        ("counting", (64,), (8,), 100),
+        ("advertisement", (64,), (8,), 100),
+    ),
+    "cpu": (("needle", (16,), (8,), 14),),
+}
 # What a run looks at itself (70: every family at every depth once); docs/benchmarks.md has more.
 QUICK = {
     "gpu": (
@@ -63,6 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     scores = Scores(given.output / "scores.json", {"model": last.name, "size": size, "seed": given.seed})
     for task, frames, ratios, samples, reductions in QUICK[size]:
         evaluate(last, scores, task, frames, ratios, samples, reductions, workers=workers)
+    validation = Scores(given.output / "validation.json", {"model": last.name, "size": size, "seed": given.seed})
+    for task, frames, ratios, samples in VALIDATION[size]:
+        evaluate(last, validation, task, frames, ratios, samples, workers=workers, world="validation")
     write_bundle(last, given.output, given.output / "model", size, given.seed, scores.cells)
     minutes = (time.perf_counter() - started) / 60
     print(

@@ -21,7 +21,7 @@ from videoxl.synth.story import tell
 
 SECONDS, FPS, SIDE = 60, 4, 336
 CARD = Card("blue", "star")
-"""Of the test world: training never shows it."""
+"""Of the training world: the sample shows the way, it is no test."""
 DEPTH = 0.64
 
 

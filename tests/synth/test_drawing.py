@@ -95,7 +95,7 @@ def test_the_worlds_share_no_card():
     assert HELD_OUT not in families(held_out=False) and HELD_OUT in families(held_out=True)
 
 
-def test_the_sample_video_shows_a_card_of_the_training_world():
+def test_the_sample_videos_card_is_of_the_training_world():
     assert Card("blue", "star").world == "training"  # no validation and no test uses it
 
 

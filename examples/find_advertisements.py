@@ -1,0 +1,89 @@
+"""Find inserted advertisements: ask the windows of a film, then halve those that have one until its seconds are known.
+
+python examples/find_advertisements.py film.mp4 --model path/to/VideoXL_weight_8 --window 120 --precision 4
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from time_windows import Moment, duration, open_model, parser_of, report, windows
+
+from videoxl import VideoXL
+from videoxl.utils.cli_errors import one_line_errors
+
+QUESTION = "Does this video contain any inserted advertisement? If yes, which is the content of the ad?"
+
+
+def ask_window(model: VideoXL, video: Path, start: float, end: float, fps: float, ratio: int | None) -> str | None:
+    """What is advertised between two seconds; None: nothing."""
+    text = model.ask(video, QUESTION, start=start, end=end, fps=fps, ratio=ratio, max_new_tokens=64).text
+    return text if text.lower().startswith("yes") else None
+
+
+def narrow(
+    model: VideoXL, video: Path, start: float, end: float, text: str, precision: float, fps: float, ratio: int | None
+) -> list[Moment]:
+    """The advertisements of a window that has one, each to `precision` seconds.
+
+    A half in which the model sees none is left out. Where it sees none in either half, the window is kept whole.
+    """
+    if end - start <= precision:
+        return [Moment(start, end, text)]
+    middle = (start + end) / 2
+    found = []
+    for first, last in ((start, middle), (middle, end)):
+        said = ask_window(model, video, first, last, fps, ratio)
+        if said is not None:
+            found += narrow(model, video, first, last, said, precision, fps, ratio)
+    return found or [Moment(start, end, text)]
+
+
+def join_touching(moments: list[Moment]) -> list[Moment]:
+    """Moments of the same text that touch, as one."""
+    joined: list[Moment] = []
+    for moment in sorted(moments, key=lambda each: each.start):
+        if joined and joined[-1].end >= moment.start and joined[-1].text == moment.text:
+            joined[-1].end = moment.end
+        else:
+            joined.append(moment)
+    return joined
+
+
+def find_advertisements(
+    model: VideoXL,
+    video: Path,
+    window: float = 120.0,
+    precision: float = 4.0,
+    fps: float = 1.0,
+    ratio: int | None = None,
+) -> list[Moment]:
+    """Advertisements in order of time.
+
+    Args:
+        window: seconds of the first look. precision: seconds to which a span is narrowed. fps: frames a second.
+    """
+    found = []
+    for start, end in windows(0, duration(video), window):
+        said = ask_window(model, video, start, end, fps, ratio)
+        if said is not None:
+            found += narrow(model, video, start, end, said, precision, fps, ratio)
+    return join_touching(found)
+
+
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--window", type=float, default=120, help="seconds of the first look (default: 120)")
+    parser.add_argument("--precision", type=float, default=4, help="seconds to narrow a span to (default: 4)")
+    parser.add_argument("--fps", type=float, default=1, help="frames a second (default: 1)")
+    parser.add_argument("--ratio", type=int, help="visual tokens a cached position (default: the model's)")
+    given = parser.parse_args(arguments)
+    model = open_model(given)
+    found = find_advertisements(model, given.video, given.window, given.precision, given.fps, given.ratio)
+    report(f"{len(found)} advertisements", found, given.json, video=str(given.video))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """Draw how a window leaves its beacons in the cache, from the plan itself.
 
-python scripts/draw_window.py assets/window.png
+python scripts/draw_window.py docs/assets/window.png
 """
 
 from __future__ import annotations

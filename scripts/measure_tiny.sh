@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What docs/benchmarks.md reports of a small model, in its main parts, on one GPU; then `python scripts/report.py` makes the tables.
+# What docs/benchmarks/small-model.md reports of a small model, in its main parts, on one GPU; then `python scripts/report.py` makes the tables.
 #
 #   bash scripts/measure_tiny.sh MODEL NAME      NAME as in docs/results/tiny-NAME.json; a run that was ended goes on
 #

@@ -1,4 +1,4 @@
-"""Write the tables of the small model in docs/benchmarks.md from result files; nothing there is typed by hand.
+"""Write the tables of the small model in docs/benchmarks/small-model.md from result files.
 
     python scripts/report.py            rewrite the part between the markers
     python scripts/report.py --check    status 1 where the document differs from what the files say
@@ -39,7 +39,7 @@ _COUNTED = ("right", "total", "tries_right", "tries")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--document", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs" / "benchmarks" / "small-model.md")
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args(arguments)
     text = given.document.read_text()

@@ -40,7 +40,7 @@ def made(tmp_path):
     (results / "tiny-vnbench.score.json").write_text(json.dumps({"overall": 0.75, "types": types}))
     summary = {"model": "m", "beacon_ratio": 8, "score": 0.9, "generations": 20, "by_length": {"2048": 0.9}}
     (needles / "summary.json").write_text(json.dumps(summary))
-    shutil.copy(ROOT / "assets" / "window.png", needles / "heatmap.png")
+    shutil.copy(ROOT / "docs" / "assets" / "window.png", needles / "heatmap.png")
     (tmp_path / "doc.md").write_text(MARKED)
     return results, tmp_path / "doc.md"
 

@@ -17,12 +17,13 @@ from videoxl.cost.estimate import GIB, estimate
 from videoxl.model.configuration import check_config
 from videoxl.model.shape import model_shape
 
-README = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
+README = (ROOT / "README.md").read_text()
+TENSORS = (ROOT / "docs" / "how-to" / "work-with-tensors.md").read_text()
 
 
 def quick_start() -> str:
-    """The README's Python block, with the paths and the device of this machine."""
-    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "load_pretrained_model" in b)
+    """The published quick start, with the paths and the device of this machine."""
+    block = next(b for b in re.findall(r"```python\n(.*?)```", TENSORS, re.S) if "load_pretrained_model" in b)
     for old, new in (
         ('"path/to/VideoXL_weight_8"', repr(str(TINY))),
         ('"path/to/video.mp4"', repr(str(SAMPLE))),
@@ -36,7 +37,7 @@ def quick_start() -> str:
 
 
 @pytest.mark.parametrize("variant", ["sampled", "greedy", "beams"])
-def test_the_readmes_quick_start_runs_as_printed(variant, capsys):
+def test_the_published_quick_start_runs_as_printed(variant, capsys):
     block = quick_start()
     if variant != "sampled":
         block = block.replace('"do_sample": True, "temperature": 1', '"do_sample": False')
@@ -48,9 +49,9 @@ def test_the_readmes_quick_start_runs_as_printed(variant, capsys):
     assert capsys.readouterr().out.strip() == scope["outputs"].strip()
 
 
-def test_the_readmes_video_memory_runs_behind_its_quick_start(tmp_path, capsys, monkeypatch):
+def test_the_video_memory_runs_behind_the_quick_start(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "model.summarize" in b)
+    block = next(b for b in re.findall(r"```python\n(.*?)```", TENSORS, re.S) if "model.summarize" in b)
     block = block.replace('"film.mp4"', repr(str(SAMPLE))).replace("num_frames=2048", "num_frames=12")
     scope: dict = {}
     exec(compile(quick_start(), "README.md", "exec"), scope)
@@ -78,7 +79,7 @@ def test_the_readmes_session_runs_as_printed(monkeypatch, tmp_path, capsys):
 
 
 def test_links_and_files_that_documents_name_exist():
-    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for document in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 

@@ -26,7 +26,7 @@ class PromptError(VideoXLError, ValueError):
 
 
 class BatchError(VideoXLError, ValueError):
-    """Rows of a batch differ where they must not (DESIGN: equal prefixes and equal visual lengths)."""
+    """Rows of a batch differ where they must not (docs/explanation/compressor.md says where)."""
 
 
 class VideoError(VideoXLError):

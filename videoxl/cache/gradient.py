@@ -111,7 +111,7 @@ class GradientLayer(GrowingLayer):
 
 
 class GradientCache(SummaryCache):
-    """A `SummaryCache` through which gradients flow from later steps into earlier ones (DESIGN 2.10).
+    """A `SummaryCache` through which gradients flow from later steps into earlier ones (docs/explanation/training.md).
 
     Attributes:
         uniform: whether every step calls the same modules, beacons or not; for several processes in step.

@@ -55,7 +55,9 @@ class Window:
 
 
 class RatioChooser:
-    """Draws the compression ratio of each window (DESIGN 2.9); the only state of a plan besides the remainder.
+    """Draws the compression ratio of each window: besides the remainder, the only state of a plan.
+
+    docs/explanation/compressor.md has the rules.
 
     Args:
         ratios: candidate ratios. One is used as it stands; of several, those that divide `window` take part.

@@ -19,7 +19,7 @@ GIB = 1 << 30
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 DEFAULT_RATIO = 8
 TEXT_TOKENS = 64  # prefix and question of an ordinary chat prompt
-# The allocator's rounding and what is alive beside the tensors counted below; from the measurements in docs/LOG.md.
+# The allocator's rounding and what is alive beside the tensors counted below; measured (docs/log/2026-11.md).
 SLACK = 1.02
 
 

@@ -55,7 +55,7 @@ class CheckpointLoadingMixin:
 
     @torch.no_grad()
     def copy_missing_beacon_weights(self, missing: set[str]) -> set[str]:
-        """Start absent beacon weights as copies (DESIGN 4): projections of their twins, the embedding of `eos`.
+        """Start absent beacon weights as copies: projections of their twins, the embedding of `eos`.
 
         Returns:
             The names among `missing` that were filled.

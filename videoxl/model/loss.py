@@ -1,4 +1,4 @@
-"""The loss of a batch of prompts, with gradients through the cache (DESIGN 2.10).
+"""The loss of a batch of prompts, with gradients through the cache (docs/explanation/training.md).
 
 All windows of a video, or as many as `TRAINED_AT_ONCE` lets, go through a layer together (`windows_step`): so there is
 enough to do for a GPU at once, and wrappers that gather a layer's weights do so once for all of them.

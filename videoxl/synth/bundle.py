@@ -78,7 +78,8 @@ def model_card(size: str, seed: int, parameters: int, cells: list[dict]) -> str:
             *rows,
             "\n## Scores\n",
             "Test world, free generation, exact match; ordering and counting count a video when all four tries are "
-            "right; chance is a quarter of the tries. 95 % intervals (Wilson). `docs/benchmarks.md` has more.\n",
+            "right; chance is a quarter of the tries. 95 % intervals (Wilson). "
+            "`docs/benchmarks/small-model.md` has more.\n",
             "| task | frames | ratio | right |",
             "|---|---|---|---|",
             *scores,

@@ -29,7 +29,7 @@ VALIDATION = {
     ),
     "cpu": (("needle", (16,), (8,), 14),),
 }
-# What a run looks at itself (70: every family at every depth once); docs/benchmarks.md has more.
+# What a run looks at itself (70: every family at every depth once); docs/benchmarks/small-model.md has more.
 QUICK = {
     "gpu": (
         ("needle", (64, 256), (8, 16), 70, ("beacon",)),

@@ -1,7 +1,7 @@
 """Names that would make a held-out pair, for the loss to leave out.
 
 Training never shows such a pair. A decoder that chooses among all names learns just that: what is yellow is no cross,
-so a yellow cross must be a square (docs/LOG.md, 2026-11-27). What is left out of the choice is neither taught nor
+so a yellow cross must be a square (docs/log/2026-11.md). What is left out of the choice is neither taught nor
 ruled out; `patch_classes` does the same for the tower.
 """
 

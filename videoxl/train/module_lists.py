@@ -13,7 +13,7 @@ def walked_once(model: nn.Module) -> Iterator[None]:
     """Meanwhile `train`, `eval`, `zero_grad` and `parameters` of `model` itself do not walk over its modules.
 
     transformers' loop calls them before and behind every step. To walk over the modules each time takes milliseconds
-    in which a small model's GPU has nothing to do (docs/LOG.md, 2026-11-27). Modules and parameters added or taken
+    in which a small model's GPU has nothing to do (docs/log/2026-11.md). Modules and parameters added or taken
     away meanwhile are not noticed; those of a part of the model, asked for there, are as ever.
     """
     kind, modules, weights = type(model), list(model.modules()), list(model.parameters())

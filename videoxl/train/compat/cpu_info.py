@@ -1,7 +1,7 @@
 """What DeepSpeed asks about the processor before it builds an operation, answered from `/proc/cpuinfo`.
 
 It asks py-cpuinfo, which forks a process for an answer that the kernel has in a file, and waits for that process by
-asking again and again without a pause. On two busy cores such a wait took over ten minutes (docs/LOG.md).
+asking again and again without a pause. On two busy cores such a wait took over ten minutes (docs/log/2026-11.md).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class SamplePlan:
 
     @property
     def key(self) -> tuple:
-        """Samples with equal keys can stand in one batch (DESIGN 2.12)."""
+        """Samples with equal keys can stand in one batch (docs/explanation/compressor.md)."""
         return self.texts, self.regions, self.questions
 
     @property

@@ -5,6 +5,7 @@ python scripts/record_answer.py assets/answer.svg
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ WIDTH = 100
 
 def main() -> None:
     output = Path(sys.argv[1])
-    console = Console(record=True, width=WIDTH, file=open("/dev/null", "w"), force_terminal=True)
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     memory = ROOT / "sample.videomemory.safetensors"
     memory.unlink(missing_ok=True)
     try:

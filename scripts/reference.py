@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,9 +18,9 @@ from typer.main import get_command
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from videoxl.cli.app import app
-from videoxl.model.configuration import VideoXLConfig
-from videoxl.train.config import DataArguments, ModelArguments, TrainingArguments
+from videoxl.cli.app import app  # noqa: E402  (the checkout's own, whatever is installed)
+from videoxl.model.configuration import VideoXLConfig  # noqa: E402
+from videoxl.train.config import DataArguments, ModelArguments, TrainingArguments  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 HEAD = "<!-- written by scripts/reference.py -->\n"
@@ -75,7 +76,7 @@ def command_line() -> str:
 
 def own_fields(kind: type) -> Iterator[dataclasses.Field]:
     """Fields that the class itself declares with a help text."""
-    declared = kind.__dict__["__annotations__"]
+    declared = inspect.get_annotations(kind)
     return (each for each in dataclasses.fields(kind) if each.name in declared and "help" in each.metadata)
 
 
@@ -110,8 +111,8 @@ def configuration() -> str:
                 "# Configuration",
                 HEAD,
                 " ".join(doc.split()),
-                "`config.json` holds Qwen2's keys and these. [The compressor](../explanation/compressor.md) says what the "
-                "`beacon_` keys mean; a value that asks for something else than Video-XL does is refused by name.",
+                "`config.json` holds Qwen2's keys and these. [The compressor](../explanation/compressor.md) says what "
+                "the `beacon_` keys mean; a value that asks for something else than Video-XL does is refused by name.",
                 table(["Key", "Default"], rows),
             ]
         )

@@ -3,21 +3,23 @@
     python scripts/report.py            rewrite the part between the markers
     python scripts/report.py --check    status 1 where the document differs from what the files say
 
-`scripts/measure_tiny.sh` makes the files. Read are, where they are there: docs/results/tiny-*.json (scores of
-`videoxl.synth.evaluate`, a file a seed), docs/results/niah-r*/ (result folders of `NIAH.run`, a ratio each) and
-docs/results/tiny-vnbench.score.json.
+`scripts/measure_tiny.sh` makes the files. Read are, where they are there, from docs/results: tiny-*.json (scores of
+`videoxl.synth.evaluate`, a file a seed), validation-*.json (what chose the bundle), niah-r*/ (result folders of
+`NIAH.run`, a ratio each) and tiny-vnbench.score.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from videoxl.synth.choose import best_run, mean_score, task_scores
 from videoxl.synth.evaluate import WITHOUT_RATIO, interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +67,9 @@ def sections(results: Path, beside: Path) -> list[str]:
     runs = {path.stem.removeprefix("tiny-"): load(path) for path in sorted(results.glob("tiny-*.json"))}
     runs = {name: join_parts(stored["cells"]) for name, stored in runs.items() if "cells" in stored}
     found = []
+    validated = {path.stem.removeprefix("validation-"): path for path in sorted(results.glob("validation-*.json"))}
+    if validated:
+        found.append(chosen({name: load(path)["cells"] for name, path in validated.items()}))
     if runs:
         found += [needles(runs), *(by_family(name, cells) for name, cells in runs.items() if name == BUNDLE)]
         found += [kept(runs), others(runs)]
@@ -90,6 +95,17 @@ def join_parts(cells: Sequence[dict]) -> list[dict]:
             before = whole["by"]["family"].get(family, (0, 0))
             whole["by"]["family"][family] = [a + b for a, b in zip(before, counts)]
     return list(joined.values())
+
+
+def chosen(runs: dict[str, list[dict]]) -> str:
+    """Validation scores of the trained seeds, by which the bundle is chosen."""
+    tasks = list(task_scores(next(iter(runs.values()))))
+    rows = [
+        [name, *(f"{task_scores(cells)[task]:.3f}" for task in tasks), f"{mean_score(cells):.4f}"]
+        for name, cells in runs.items()
+    ]
+    text = f"The bundle is {best_run(runs)}: it has the best mean over the tasks of the validation world.\n\n"
+    return text + table(["run", *tasks, "mean"], rows)
 
 
 def needles(runs: dict[str, list[dict]]) -> str:
@@ -165,7 +181,7 @@ def grids(folders: Sequence[Path]) -> str:
 def heat_map(folder: Path, beside: Path) -> str:
     """The picture of one model and ratio."""
     summary = load(folder / "summary.json")
-    picture = folder.joinpath("heatmap.png").relative_to(beside)
+    picture = Path(os.path.relpath(folder / "heatmap.png", beside)).as_posix()
     return f"![Needle accuracy by length and depth, {summary['model']}, ratio {summary['beacon_ratio']}]({picture})"
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from videoxl.errors import DataError
 from videoxl.synth import story
 from videoxl.synth.cards import (
     COLOURS,
@@ -97,6 +98,11 @@ def test_the_worlds_share_no_card():
 
 def test_the_sample_videos_card_is_of_the_training_world():
     assert Card("blue", "star").world == "training"  # no validation and no test uses it
+
+
+def test_a_world_that_there_is_not_is_refused():
+    with pytest.raises(DataError, match="there is no world False; there are training, validation, test"):
+        draw_cards(rng(), 1, False)
 
 
 @pytest.mark.parametrize("number", range(7))

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from videoxl.errors import DataError
 from videoxl.synth.drawing import GLYPH, SLOTS, B, G, blank, glyphs_of
 from videoxl.synth.glyphs import NUMBER, SHAPES
 
@@ -69,7 +70,9 @@ class Card(NamedTuple):  # not a dataclass: questions compare cards by the thous
 
 @cache
 def all_cards(world: World) -> tuple[Card, ...]:
-    """The cards of a world: 112 for training, 16 each for validation and tests."""
+    """The cards of a world: 112 for training, 16 each for validation and tests. Raises `DataError` for no world."""
+    if world not in get_args(World):
+        raise DataError(f"there is no world {world!r}; there are {', '.join(get_args(World))}")
     cards = [Card(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES]
     return tuple(card for card in cards if card.world == world)
 

@@ -35,9 +35,9 @@ def write_needles(folder: Path, seed: int = 0) -> None:
     for place, (card, maker) in enumerate(zip(cards, MAKERS)):
         name = f"{card.colour}_{card.shape}.png"
         write_picture(folder / "needles" / name, show_card(rng, card, 1), SIDE)
-        question = maker(rng, [card], True)
+        question = maker(rng, [card], "test")
         while {other.name for other in cards if other != card} & set(question.options):
-            question = maker(rng, [card], True)  # several needles may be shown: no other one may be an option
+            question = maker(rng, [card], "test")  # several needles may be shown: no other one may be an option
         question = question.turned(place % 4)  # whoever always says one letter finds as little as can be
         stored["retrieval_question"].append(question.as_needle().text)
         stored["answer"].append(question.answer)

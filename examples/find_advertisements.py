@@ -11,6 +11,7 @@ from pathlib import Path
 from time_windows import Moment, duration, open_model, parser_of, report, windows
 
 from videoxl import VideoXL
+from videoxl.errors import ArgumentError
 from videoxl.utils.cli_errors import one_line_errors
 
 QUESTION = "Does this video contain any inserted advertisement? If yes, which is the content of the ad?"
@@ -64,6 +65,8 @@ def find_advertisements(
     Args:
         window: seconds of the first look. precision: seconds to which a span is narrowed. fps: frames a second.
     """
+    if precision <= 0:
+        raise ArgumentError(f"a precision of {precision} s is never reached; give one above 0")
     found = []
     for start, end in windows(0, duration(video), window):
         said = ask_window(model, video, start, end, fps, ratio)

@@ -26,7 +26,8 @@ def main() -> None:
     output = Path(sys.argv[1])
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     memory = ROOT / "sample.videomemory.safetensors"
-    memory.unlink(missing_ok=True)
+    if memory.exists():
+        sys.exit(f"error: {memory} is yours; move it away first")
     try:
         for command in COMMANDS:
             shown = " ".join(f'"{part}"' if " " in part else part for part in command)

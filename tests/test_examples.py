@@ -55,6 +55,11 @@ def test_advertisements_are_narrowed_to_their_seconds_and_kept_apart():
     assert len(model.asked) < 15  # by halves, not second by second
 
 
+def test_a_precision_that_halving_never_reaches_is_refused():
+    with pytest.raises(ArgumentError, match="precision of 0 s is never reached"):
+        ads.find_advertisements(Clock((37, 39, "Yes, tea.")), SAMPLE, precision=0)
+
+
 def test_a_window_stays_whole_where_neither_half_shows_it():
     class OnlyWhole(Clock):
         def ask(self, source, question, start=None, end=None, **_):

@@ -20,7 +20,7 @@ def four_bit(bench: Bench) -> list[Row]:
 
     The logits' error is against the same random weights as they are; with such weights it says little about answers.
     """
-    import bitsandbytes  # noqa: F401  # to know at once, and not behind the writing of a checkpoint
+    import bitsandbytes  # noqa: F401  # to know at once, and not after the writing of a checkpoint
 
     videos = [bench.host_frames(frames) for frames in bench.frames or (2048,)]
     wanted = [bench.first_logits(bench.read(video)) for video in videos]

@@ -19,7 +19,7 @@ from videoxl.cost.estimate import GIB, estimate
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.model.shape import model_shape
 
-PREFIX, QUESTION = 14, 42  # tokens of the published quick start's prompt before and behind the video
+PREFIX, QUESTION = 14, 42  # tokens of the published quick start's prompt before and after the video
 Row = dict[str, float | int | None]
 
 
@@ -73,7 +73,7 @@ class Bench:
         return time.perf_counter() - start, result
 
     def median(self, work: Callable, *arguments) -> float:
-        """Seconds, of `rounds` behind one that warms kernels and the allocator up."""
+        """Seconds, of `rounds` after one that warms kernels and the allocator up."""
         if self.warm_up:
             work(*arguments)
         return statistics.median(self.timed(work, *arguments)[0] for _ in range(self.rounds))

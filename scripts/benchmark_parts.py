@@ -94,13 +94,13 @@ def memory(bench: Bench) -> list[Row]:
 
 
 def decode(bench: Bench) -> list[Row]:
-    """New tokens a second behind a long and a short video: one question, and several at once on one memory."""
+    """New tokens a second after a long and a short video: one question, and several at once on one memory."""
     rows = []
     for frames in bench.frames or (2048, 128):
         held = bench.memory(frames)
         for number in (1, ROWS):
             bench.forget_peak(memories=False)
-            bench.answer(held, bench.new_tokens, number)  # kernels, graphs, room behind the cache
+            bench.answer(held, bench.new_tokens, number)  # kernels, graphs, room after the cache
             first = bench.median(bench.answer, held, 1, number)
             seconds, made = bench.timed(bench.answer, held, 1 + bench.new_tokens, number)
             rows.append(

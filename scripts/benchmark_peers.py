@@ -70,7 +70,7 @@ def plain_config(config: VideoXLConfig) -> Qwen2Config:
 
 
 def read_plain(plain: Qwen2ForCausalLM, tokens: int, new_tokens: int) -> tuple[float, list[float]]:
-    """Moments: the start, and of each new token behind as many random embeddings."""
+    """Moments: the start, and of each new token after as many random embeddings."""
     embeds = torch.randn(1, tokens, plain.config.hidden_size, device=plain.device, dtype=plain.dtype) * 0.02
     mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=plain.device)
     clock = TokenClock()

@@ -38,7 +38,7 @@ from videoxl.train.trainer import VideoXLTrainer
 from videoxl.utils.compat import enable_checkpointing
 
 PREFIX, SUFFIX, ANSWER = 16, 64, 20  # tokens of an ordinary question, the last ones learnt
-# Passes through a weight: forward, again for checkpointing, two on the way back (one where the weight stands still).
+# Passes through a weight: forward, again for checkpointing, two on the backward pass (one where the weight is frozen).
 PASSES_FULL, PASSES_LORA = 4, 3
 
 

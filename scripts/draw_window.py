@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from videoxl.compression.beacon.layout import beacon_positions
-from videoxl.compression.plan import RatioChooser, plan_region
+from videoxl.compression.plan import RatioChooser, plan_span
 
 PREFIX, WINDOW, RATIO, VISUAL, SUFFIX = 3, 8, 4, 16, 3
 COLOURS = {"text": "#8d99ae", "visual": "#90caf9", "beacon": "#ef6c00"}
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path, help="picture to write")
     arguments = parser.parse_args()
-    steps = list(plan_region(VISUAL, WINDOW, RatioChooser([RATIO], "step-random", WINDOW, 1000)))
+    steps = list(plan_span(VISUAL, WINDOW, RatioChooser([RATIO], "step-random", WINDOW, 1000)))
     figure, axes = plt.subplots(figsize=(11, 4.4))
     rows = [("prefix", [], ["text"] * PREFIX)]
     cache = ["text"] * PREFIX

@@ -77,16 +77,16 @@ def random_pixels(frames: int, seed: int = 0) -> torch.Tensor:
 
 def prompt_for(tokenizer, question: str = "What happens here?") -> tuple[list[int], torch.Tensor]:
     """(prefix ids, prompt [1, L]) of a question about one video."""
-    before, behind = video_prompt_ids(tokenizer, question)
-    return before, torch.tensor([join_prompt_ids(before, behind)])
+    prefix, suffix = video_prompt_ids(tokenizer, question)
+    return prefix, torch.tensor([join_prompt_ids(prefix, suffix)])
 
 
 def text_ids(tokenizer, text: str) -> list[int]:
     return tokenizer(text).input_ids
 
 
-def with_regions(*pieces) -> torch.Tensor:
-    """A prompt [1, L] from lists of ids with a region between each two."""
+def with_spans(*pieces) -> torch.Tensor:
+    """A prompt [1, L] from lists of ids with a visual span between each two."""
     ids: list[int] = []
     for piece in pieces[:-1]:
         ids += [*piece, IMAGE_TOKEN_INDEX]

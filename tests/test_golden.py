@@ -15,7 +15,7 @@ from videoxl.chat import tokenizer_image_token
 from videoxl.media.pixels import VideoXLImageProcessor, resize_fixed_point
 from videoxl.media.resize import shorter_side_to
 from videoxl.media.views import process_images
-from videoxl.model.visual import Region, iter_features
+from videoxl.model.visual import VisualSpan, iter_features
 from videoxl.train.data.labels import encode_conversation
 
 TRAIN = ("train_image_2x2_r4", "train_video_12f_r8", "train_pretrain_stage_video_4f")
@@ -73,7 +73,7 @@ def test_features_and_beacons_equal_the_record(golden, checkpoint, name):
     model.config.beacon_ratio = case["ratio"]
     modality = "video" if case["frames"] else "image"
     with torch.no_grad():
-        features = torch.cat(list(iter_features(model.model, Region([pixels], modality))), dim=1)[0]
+        features = torch.cat(list(iter_features(model.model, VisualSpan([pixels], modality))), dim=1)[0]
         cache = model(torch.from_numpy(record["input_ids"]), images=[pixels], modalities=[modality]).past_key_values
     assert len(features) == record["num_visual_tokens"]
     np.testing.assert_allclose(features[:8], record["visual_features_head"], atol=1e-4)

@@ -91,7 +91,7 @@ def test_entry_points_name_what_there_is():
         "find_spec('transformers.models.auto.configuration_auto')\n"
         "from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText",
     ],
-    ids=["before", "behind", "in between", "looked up before"],
+    ids=["before", "after", "in between", "looked up before"],
 )
 def test_the_auto_classes_know_the_model_in_whichever_order_packages_are_imported(order):
     script = order + (

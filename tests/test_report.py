@@ -51,7 +51,7 @@ def test_every_kind_of_result_gets_its_table(made):
     assert report(*arguments, "--check").returncode == 1 and document.read_text() == MARKED
     assert report(*arguments).returncode == 0
     text = document.read_text()
-    assert text.startswith("# Title") and text.endswith("behind\n") and "old" not in text
+    assert text.startswith("# Title") and text.endswith("after\n") and "old" not in text
     for line in (
         "| 64 | 9/10 = 0.900 (0.60 to 0.98) |",
         "| 4,096 | 5/10 = 0.500 (0.24 to 0.76) |",

@@ -49,7 +49,7 @@ def test_the_published_quick_start_runs_as_printed(variant, capsys):
     assert capsys.readouterr().out.strip() == scope["outputs"].strip()
 
 
-def test_the_video_memory_runs_behind_the_quick_start(tmp_path, capsys, monkeypatch):
+def test_the_video_memory_runs_after_the_quick_start(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     block = next(b for b in re.findall(r"```python\n(.*?)```", TENSORS, re.S) if "model.summarize" in b)
     block = block.replace('"film.mp4"', repr(str(SAMPLE))).replace("num_frames=2048", "num_frames=12")

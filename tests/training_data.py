@@ -26,7 +26,7 @@ def picture(path: Path, colour: str, size: tuple[int, int] = (360, 340)) -> None
 
 
 def fit(task, pictures, classes, steps: int, learning_rate: float):
-    """Train a task on classes on one batch; returns the loss before and the output behind it."""
+    """Train a task on classes on one batch; returns the loss before and the output after it."""
     optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], learning_rate)
     first = float(task(pictures, classes).loss.detach())
     for _ in range(steps):

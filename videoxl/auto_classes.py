@@ -111,7 +111,7 @@ class _AfterImport(MetaPathFinder):
 
 
 class _Hooked(Loader):
-    """A module's own loader, and a function behind it."""
+    """A module's own loader, and a function after it."""
 
     def __init__(self, loader: Loader, hook: Callable[[ModuleType], None]):
         self._loader, self._hook = loader, hook

@@ -75,7 +75,7 @@ class PromptText:
     """The text of one prompt, cut at its visual inputs.
 
     Attributes:
-        texts: what stands before, between and behind them: one more than there are visual inputs.
+        texts: what stands before, between and after them: one more than there are visual inputs.
     """
 
     texts: tuple[str, ...]
@@ -87,7 +87,7 @@ class PromptText:
 
     @property
     def suffix(self) -> str:
-        """What stands behind the last one."""
+        """What stands after the last one."""
         return self.texts[-1]
 
     @property
@@ -147,7 +147,7 @@ def text_ids(tokenizer, text: str) -> list[int]:
 
 
 def video_prompt_ids(tokenizer, question: str, system: str = SYSTEM_MESSAGE) -> tuple[list[int], list[int]]:
-    """Ids of the text before and behind the video of a one-question prompt in Qwen2's chat format."""
+    """Ids of the text before and after the video of a one-question prompt in Qwen2's chat format."""
     prompt = question_prompt(question, system=system)
     return text_ids(tokenizer, prompt.prefix), text_ids(tokenizer, prompt.suffix)
 

@@ -62,7 +62,7 @@ class VideoWarning(UserWarning):
 
 
 class UnsummarisedTokensWarning(UserWarning):
-    """Some visual tokens of a region were not followed by a beacon and left nothing in the cache."""
+    """Some visual tokens of a visual span were not followed by a beacon and left nothing in the cache."""
 
 
 class ArgumentError(VideoXLError, ValueError):

@@ -1,4 +1,4 @@
-"""Windows with one way back give the outputs and gradients of windows one by one.
+"""Windows with one backward pass give the outputs and gradients of windows one by one.
 
 In place of the GPU's operator, attention step by step.
 """
@@ -27,7 +27,7 @@ def plainly(query, key, value, scaling):
 
 @pytest.fixture
 def flash(monkeypatch):
-    """Counts calls of the way back."""
+    """Counts calls of the backward pass."""
     calls = []
 
     def attend(query, key, value, scaling):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import prompt_for, random_pixels, with_regions
+from conftest import prompt_for, random_pixels, with_spans
 
 from videoxl.attention.backends import _part_in_float32, attend_shared, build_mask
 from videoxl.cache.shared_prefix import SharedPrefixLayer, repeat_rows
@@ -52,7 +52,7 @@ def test_what_a_prefix_takes_does_not_grow_with_the_rows():
     assert [cache.update(step, step, index)[0].shape for index in range(2)] == [(16, 2, 1, 8)] * 2
     assert cache.get_query_offset() == 901 and cache.layers[0].keys.shape == (16, 2, 901, 8)
     assert cache.shared_prefix(0)[0].data_ptr() == base.layers[0].keys.data_ptr()
-    base.update(torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8), 0)  # in place behind the prefix, or in a copy
+    base.update(torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8), 0)  # in place after the prefix, or in a copy
     torch.testing.assert_close(cache.shared_prefix(0)[0], before, rtol=0, atol=0)
     copied = base.fork()
     repeat_rows(copied, 16, "eager")  # a back end without kernels for it
@@ -139,10 +139,10 @@ def test_unequal_questions_on_one_memory_get_the_answers_that_each_gets_alone(ti
     assert torch.equal(model.generate(ids, attention_mask=mask, memory=memory, **NEW), together.sequences)
 
 
-def test_more_videos_behind_a_shared_memory_are_read_as_in_one_sequence(tiny):
+def test_more_videos_after_a_shared_memory_are_read_as_in_one_sequence(tiny):
     _, model, _ = tiny
     model.config.beacon_ratio = [4]
-    ids, video, others = with_regions([1, 2], [3], [4, 5]), random_pixels(13), [random_pixels(12, s) for s in (7, 8)]
+    ids, video, others = with_spans([1, 2], [3], [4, 5]), random_pixels(13), [random_pixels(12, s) for s in (7, 8)]
     memory = model.summarize(video, prefix_ids=[1, 2])
     rows = model.generate(ids.repeat(2, 1), memory=memory, images=others, modalities=["video"], **NEW)
     for row, other in zip(rows, others):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from videoxl import VideoMemory, VideoXL
 from videoxl.compression import COMPRESSORS, RatioChooser, Window, get_compressor
-from videoxl.compression.plan import plan_region
+from videoxl.compression.plan import plan_span
 from videoxl.errors import ConfigError, PromptError
 from videoxl.model.loss import TrainingOptions
 
@@ -24,7 +24,7 @@ def session(small_base) -> VideoXL:
 
 
 def windows_of(number: int, window: int, ratio: int) -> list[Window]:
-    return list(plan_region(number, window, RatioChooser([ratio], "step-random", window, 1000)))
+    return list(plan_span(number, window, RatioChooser([ratio], "step-random", window, 1000)))
 
 
 def test_a_window_without_a_whole_group_gives_reducers_nothing_to_read():
@@ -112,7 +112,7 @@ def test_a_files_unknown_method_is_named(session, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [*NAMES, "none"])
 def test_training_reads_by_the_same_path(session, name):
-    """The loss of a text behind a video equals the one from the logits of inference, and gradients reach the video."""
+    """The loss of a text after a video equals the one from the logits of inference, and gradients reach the video."""
     model = session.model
     ids = torch.tensor([[5, 6, -200, 7, 8, 9, 10]])
     pixels = torch.randn(11, 3, 112, 112, generator=torch.Generator().manual_seed(1))
@@ -121,9 +121,9 @@ def test_training_reads_by_the_same_path(session, name):
     loss = model(input_ids=ids, labels=ids.clone(), ratio=ratio, **given).loss
     with torch.no_grad():
         logits = model(input_ids=ids, ratio=ratio, **given).logits[0, :-1].log_softmax(-1)
-    # Labels behind the first: one before the video, the first behind it, and the text that `logits` are of.
-    behind = -logits.gather(1, ids[0, 4:, None]).sum()
-    assert 0 < float(behind) < float(loss) * 5 + 1e-4
+    # Labels after the first: one before the video, the first after it, and the text that `logits` are of.
+    after_first = -logits.gather(1, ids[0, 4:, None]).sum()
+    assert 0 < float(after_first) < float(loss) * 5 + 1e-4
     model.zero_grad()
     loss.backward()
     assert model.model.mm_projector[0].weight.grad.abs().sum() > 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from videoxl.compression.base import get_compressor
 from videoxl.compression.beacon.layout import beacon_positions, token_positions
-from videoxl.compression.plan import RatioChooser, RegionPlanner, check_ratios, plan_region
+from videoxl.compression.plan import RatioChooser, SpanPlanner, check_ratios, plan_span
 from videoxl.errors import PlanError
 
 
@@ -18,7 +18,7 @@ def chooser(ratios, mix="step-random", window=1440, length=None, positions=32768
 
 
 def walk(num_tokens: int, window: int, ratio: int) -> list[int]:
-    """A plain simulation: the region's token numbers behind which a beacon is put."""
+    """A plain simulation: the visual span's token numbers after which a beacon is put."""
     beacons, since = [], 0
     for token in range(num_tokens):
         since += 1
@@ -31,7 +31,7 @@ def walk(num_tokens: int, window: int, ratio: int) -> list[int]:
 @given(st.integers(1, 5000), st.integers(1, 600), st.integers(1, 600))
 def test_every_token_is_read_once_and_beacons_follow_every_ratio_tokens(num_tokens, window, ratio):
     ratio = min(ratio, window)
-    steps = list(plan_region(num_tokens, window, chooser([ratio], window=window)))
+    steps = list(plan_span(num_tokens, window, chooser([ratio], window=window)))
     assert [token for step in steps for token in range(step.start, step.stop)] == list(range(num_tokens))
     placed, remainder = [], 0
     for step in steps:
@@ -53,15 +53,15 @@ def test_every_token_is_read_once_and_beacons_follow_every_ratio_tokens(num_toke
 
 @given(st.integers(1, 3000), st.integers(1, 500))
 def test_ratio_0_keeps_every_token(num_tokens, window):
-    steps = list(plan_region(num_tokens, window, chooser([0], window=window)))
+    steps = list(plan_span(num_tokens, window, chooser([0], window=window)))
     assert sum(get_compressor().num_kept(step) for step in steps) == num_tokens
     assert all(step.num_groups == 0 and step.remainder_after == 0 for step in steps)
 
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=20), st.sampled_from([1, 2, 7, 8, 32]))
-def test_a_region_that_grows_is_planned_like_a_whole_one(pieces, ratio):
+def test_a_span_that_grows_is_planned_like_a_whole_one(pieces, ratio):
     window, pending, steps = 240, 0, []
-    planner = RegionPlanner(window, chooser([ratio], window=window))
+    planner = SpanPlanner(window, chooser([ratio], window=window))
     for piece in pieces:
         pending += piece
         while pending >= window:
@@ -69,7 +69,7 @@ def test_a_region_that_grows_is_planned_like_a_whole_one(pieces, ratio):
             pending -= window
     if pending:
         steps.append(planner.next_window(pending))
-    assert steps == list(plan_region(sum(pieces), window, chooser([ratio], window=window)))
+    assert steps == list(plan_span(sum(pieces), window, chooser([ratio], window=window)))
 
 
 def test_step_random_draws_the_published_ratios():

@@ -98,16 +98,16 @@ def test_it_is_asked_before_anything_is_read(tiny, monkeypatch):
     memory = model.summarize(frames, prefix_ids=[1], ratio=4)
 
     def refuse(model, frames, ratio, held=0, cache=None, rows=1, **_):
-        raise MemoryLimitError(f"{rows} x {frames} at {ratio} behind {held}")
+        raise MemoryLimitError(f"{rows} x {frames} at {ratio} after {held}")
 
     for caller in ("generation", "memory"):
         monkeypatch.setattr(f"videoxl.model.{caller}.ensure_room", refuse)
-    with pytest.raises(MemoryLimitError, match="1 x 3 at 4 behind 0"):
+    with pytest.raises(MemoryLimitError, match="1 x 3 at 4 after 0"):
         model.summarize(frames, prefix_ids=[1], ratio=4)
-    with pytest.raises(MemoryLimitError, match="1 x 3 at 4 behind 3"):
+    with pytest.raises(MemoryLimitError, match="1 x 3 at 4 after 3"):
         memory.extend(frames)
     prompt = torch.tensor([[1, IMAGE_TOKEN_INDEX, 2], [1, IMAGE_TOKEN_INDEX, 3]])
-    with pytest.raises(MemoryLimitError, match="2 x 3 at 8 behind 0"):
+    with pytest.raises(MemoryLimitError, match="2 x 3 at 8 after 0"):
         model.generate(prompt, images=[frames, frames], modalities=["video"])
     assert memory.num_frames == 3
     model.generate(prompt[:1], images=[frames[0]], modalities=["image"], max_new_tokens=1)  # pictures are small

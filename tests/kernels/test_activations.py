@@ -36,7 +36,7 @@ def test_gradients_are_those_of_the_plain_operations():
 
 
 @pytest.mark.parametrize("size", [1, 2047, 2049])
-def test_nothing_behind_the_end_is_touched(size):
+def test_nothing_after_the_end_is_touched(size):
     room = torch.full((size + 10,), 2.0)
     swiglu(room[:size], torch.ones(size))
     assert (room[:size] != 2).all() and (room[size:] == 2).all()

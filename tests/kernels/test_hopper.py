@@ -44,7 +44,7 @@ for dim in hopper.HEAD_DIMS:
     options = {"num_warps": 4, "maxnreg": hopper._REGISTERS}
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = made.asm["ptx"]
-    # The softmax stands between the two waits, behind the beginning of the product with values.
+    # The softmax stands between the two waits, after the beginning of the product with values.
     between = re.search(r"wgmma.wait_group\\S*\\s+1;(.*?)wgmma.wait_group\\S*\\s+0;", ptx, re.DOTALL)
     softmax = between.group(1).count("ex2.approx") if between else 0
     print(dim, made.metadata.shared, softmax)
@@ -113,7 +113,7 @@ def test_it_gives_what_plain_attention_gives(batch, rows, stored, dim, dtype):
     heads, groups = 6, 2
     query = torch.randn(batch, rows, heads * dim, device="cuda", dtype=dtype)
     cache = [torch.randn(batch, groups, stored + 70, dim, device="cuda", dtype=dtype) for _ in range(2)]
-    cache[1][:, :, stored:] = float("nan")  # what stands behind is not read
+    cache[1][:, :, stored:] = float("nan")  # what stands after is not read
     fast = windows._fast_for(query.device, dtype, dim)
     output, sums = fast.attend_stored(query, cache, stored, 0.1 * windows.LOG2_E)
     by_head = query.view(batch, rows, heads, dim).transpose(1, 2).float()

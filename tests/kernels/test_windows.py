@@ -31,7 +31,7 @@ def tables(number: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def layout(parts) -> tuple[torch.Tensor, torch.Tensor]:
-    """(order, places) of windows with beacons at random places."""
+    """(permutation, positions) of windows with beacons at random positions."""
     tokens, beacons, start = [], [], 0
     for length, number in parts:
         chosen = torch.zeros(length, dtype=torch.bool)
@@ -39,8 +39,8 @@ def layout(parts) -> tuple[torch.Tensor, torch.Tensor]:
         tokens.append(start + (~chosen).nonzero().flatten())
         beacons.append(start + chosen.nonzero().flatten())
         start += length
-    places = torch.cat([*tokens, *beacons])
-    return places.argsort(), places
+    positions = torch.cat([*tokens, *beacons])
+    return positions.argsort(), positions
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def layout(parts) -> tuple[torch.Tensor, torch.Tensor]:
 def test_windows_equal_the_steps_one_by_one(batch, heads, groups, dim, parts, stored):
     torch.manual_seed(0)
     rows, beacons = (sum(column) for column in zip(*parts))
-    order, places = layout(parts)
+    permutation, positions = layout(parts)
     query, key, value = (torch.randn(batch, rows, n * dim) for n in (heads, groups, groups))
     rope, memory_rope = tables(rows, dim), tables(beacons, dim)
     cache = [torch.randn(batch, groups, stored + beacons + 5, dim) for _ in range(2)]
@@ -65,7 +65,7 @@ def test_windows_equal_the_steps_one_by_one(batch, heads, groups, dim, parts, st
 
     keys, values = by_head(key, groups), by_head(value, groups)
     left = rotate(keys[:, :, rows - beacons :], *memory_rope), values[:, :, rows - beacons :]
-    turned = [x[:, :, order] for x in (rotate(by_head(query, heads), *rope), rotate(keys, *rope), values)]
+    turned = [x[:, :, permutation] for x in (rotate(by_head(query, heads), *rope), rotate(keys, *rope), values)]
     outputs, start, before_it = [], 0, 0
     for length, number in parts:
         own = slice(start, start + length)
@@ -78,11 +78,11 @@ def test_windows_equal_the_steps_one_by_one(batch, heads, groups, dim, parts, st
             F.scaled_dot_product_attention(turned[0][:, :, own], *seen, attn_mask=mask, scale=0.2, enable_gqa=True)
         )
         start, before_it = start + length, before_it + number
-    expected = torch.cat(outputs, 2).transpose(1, 2).flatten(2)[:, places]
+    expected = torch.cat(outputs, 2).transpose(1, 2).flatten(2)[:, positions]
 
     blocks = windows.query_blocks(parts)
     found = windows.window_attention(
-        query, key, value, rope, memory_rope, order, places, blocks, cache, stored, scaling=0.2
+        query, key, value, rope, memory_rope, permutation, positions, blocks, cache, stored, scaling=0.2
     )
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     for kind, old, new in zip(cache, before, left):
@@ -111,12 +111,12 @@ def test_what_another_kernel_has_begun_is_gone_on_with(stored, monkeypatch):
     def run():
         torch.manual_seed(0)
         parts = ((36, 4), (18, 2))
-        order, places = layout(parts)
+        permutation, positions = layout(parts)
         query, key, value = (torch.randn(2, 54, n * 16) for n in (4, 2, 2))
         cache = [torch.randn(2, 2, stored + 6, 16) for _ in range(2)]
         ropes = tables(54, 16), tables(6, 16)
         blocks = windows.query_blocks(parts)
-        return windows.window_attention(query, key, value, *ropes, order, places, blocks, cache, stored, 0.2)
+        return windows.window_attention(query, key, value, *ropes, permutation, positions, blocks, cache, stored, 0.2)
 
     expected = run()
     monkeypatch.setattr(windows, "_fast_for", lambda *_: Fast)
@@ -136,7 +136,7 @@ def test_blocks_cover_every_query_once():
 
 @torch.inference_mode()
 def test_a_model_reads_the_same_with_kernels_as_without(tiny, monkeypatch):
-    """Through the model itself, a batch of one and of two, with what a cache holds before and behind."""
+    """Through the model itself, a batch of one and of two, with what a cache holds before and after."""
     _, model, _ = tiny
     steps = [Window(0, 96, 8, 0), Window(0, 40, 4, 0)]
     caches = []
@@ -163,7 +163,7 @@ def test_a_model_reads_the_same_with_kernels_as_without(tiny, monkeypatch):
 
 @torch.inference_mode()
 def test_a_fork_of_a_memory_is_not_written_into(tiny, monkeypatch):
-    """Beacons go behind what is stored; a fork that already wrote there keeps its own."""
+    """Beacons go after what is stored; a fork that already wrote there keeps its own."""
     _, model, _ = tiny
     for module in (attention, decoder):
         monkeypatch.setattr(module, "can_run", lambda *_, **__: True)

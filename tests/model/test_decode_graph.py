@@ -18,7 +18,7 @@ from videoxl.cache.summary import SummaryCache
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.kernels import thin_products
 from videoxl.model.decoder import decode_graph
-from videoxl.model.decoder.decode_graph import DecodeStep, decode_step, is_capturable, plain_product, run_ahead
+from videoxl.model.decoder.decode_graph import DecodeStep, decode_step, is_capturable, plain_product, speculate
 from videoxl.model.decoder.fp8 import to_fp8
 from videoxl.model.loading import load_pretrained_model
 
@@ -26,7 +26,7 @@ pytestmark = by_interpreter
 
 
 def caches(model, rows: int, number: int) -> list[SummaryCache]:
-    """Equal caches behind a video of one frame and some text, the video stored once for all rows."""
+    """Equal caches after a video of one frame and some text, the video stored once for all rows."""
     memory = model.summarize(random_pixels(1), prefix_ids=[1, 2, 3])
     made = [memory.finalize_for_query(rows)[0] for _ in range(number)]
     ids = torch.randint(0, 256, (rows, 4))
@@ -79,7 +79,7 @@ def test_a_greedy_answer_is_begun_ahead_and_comes_out_the_same(tiny, rows):
     ran, run = [], step._run
     step._run = lambda: ran.append(1) or run()
     ids, computed = torch.randint(0, 256, (rows, 1)), []
-    with run_ahead(model):
+    with speculate(model):
         for greedy in (True, True, False, True, False, False, False, True):
             position = torch.tensor([[plain.get_query_offset()]])
             hidden = model.model.text_step(model.model.embed_tokens(ids), plain, position)
@@ -89,7 +89,7 @@ def test_a_greedy_answer_is_begun_ahead_and_comes_out_the_same(tiny, rows):
             best = logits[:, -1].argmax(-1, keepdim=True)
             ids = best if greedy else (best + 1) % 256
             computed.append(len(ran))
-    # A step for the first token and for each behind one that was not expected, one ahead of each until three missed.
+    # A step for the first token and for each after one that was not expected, one ahead of each until three missed.
     assert computed == [2, 3, 4, 6, 7, 9, 10, 11]
     assert step._begun is None and not hasattr(decode_graph._ahead, "misses")
     position = torch.tensor([[plain.get_query_offset()]])
@@ -103,7 +103,7 @@ def test_another_sequence_in_between_is_not_taken_for_what_was_begun(tiny):
     (plain, stepped), (other, _) = caches(model, 1, 2), caches(model, 1, 2)
     step = DecodeStep(model, 1, False, capture=False)
     ids = torch.zeros(1, 1, dtype=torch.long)
-    with run_ahead(model):
+    with speculate(model):
         best = step(ids, torch.tensor([[plain.get_query_offset()]]), stepped)[:, -1].argmax(-1, keepdim=True)
         step(best, torch.tensor([[other.get_query_offset()]]), other)
         found = step(best, torch.tensor([[stepped.get_query_offset()]]), stepped)
@@ -145,13 +145,13 @@ def test_another_thread_is_not_made_to_run_ahead(tiny):
         seen.append((step._begun, hasattr(decode_graph._ahead, "misses")))
 
     seen = []
-    with torch.no_grad(), run_ahead(model):
+    with torch.no_grad(), speculate(model):
         step(ids, torch.tensor([[cache.get_query_offset()]]), cache)
         assert step._begun is not None
         thread = threading.Thread(target=take_over)
         thread.start()
         thread.join()
-        with run_ahead(model):  # one answer inside another's loop
+        with speculate(model):  # one answer inside another's loop
             pass
         assert decode_graph._ahead.misses == 0
     assert seen == [(None, False)]
@@ -164,7 +164,7 @@ def test_what_was_begun_is_dropped_when_the_cache_has_changed(tiny):
     step = DecodeStep(model, 1, False, capture=False)
     ids = torch.zeros(1, 1, dtype=torch.long)
     decode_graph._steps[model] = {(1, False): step}
-    with run_ahead(model):
+    with speculate(model):
         position = torch.tensor([[plain.get_query_offset()]])
         best = step(ids, position, stepped)[:, -1].argmax(-1, keepdim=True)
         stepped.crop(-2)
@@ -182,7 +182,7 @@ def test_a_token_is_not_begun_where_the_cache_would_have_to_be_copied(tiny):
         layer.replace(layer.keys[:, :, :-1], layer.values[:, :, :-1])
         layer._own(*(torch.cat([x, x[:, :, :1]], 2) for x in (layer._storage.keys, layer._storage.values)))
     step = DecodeStep(model, 1, False, capture=False)
-    with torch.no_grad(), run_ahead(model):
+    with torch.no_grad(), speculate(model):
         step(torch.zeros(1, 1, dtype=torch.long), torch.tensor([[cache.get_query_offset()]]), cache)
     assert step._begun is None and cache.layers[0]._storage.keys.shape[2] == cache.get_query_offset()
 

@@ -1,4 +1,4 @@
-"""`generate`: batches, several regions, sampling, streaming, beams; no call sees another."""
+"""`generate`: batches, several visual spans, sampling, streaming, beams; no call sees another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from conftest import prompt_for, random_pixels, text_ids, with_regions
+from conftest import prompt_for, random_pixels, text_ids, with_spans
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from videoxl.errors import NonFiniteError, PromptError
@@ -26,8 +26,8 @@ def test_the_output_begins_with_the_expanded_prompt(tiny):
     tokenizer, model, _ = tiny
     before, ids = prompt_for(tokenizer)
     output = model.generate(ids, images=[random_pixels(3)], modalities=["video"], max_new_tokens=NEW, do_sample=False)
-    behind = ids[0, len(before) + 1 :].tolist()
-    expected = [*before, *[model.config.vocab_size - 1] * (3 * 144), *behind]
+    after = ids[0, len(before) + 1 :].tolist()
+    expected = [*before, *[model.config.vocab_size - 1] * (3 * 144), *after]
     assert output[0, : len(expected)].tolist() == expected
     assert output.shape[1] == len(expected) + NEW
 
@@ -62,7 +62,7 @@ def test_two_videos_in_a_row_do_not_see_each_other(tiny):
 def test_a_video_and_pictures_in_one_prompt_are_read_in_order(tiny):
     tokenizer, model, _ = tiny
     pieces = [text_ids(tokenizer, text) for text in ("first ", " then ", " and ", " tell me")]
-    ids = with_regions(*pieces)
+    ids = with_spans(*pieces)
     video, tiles, single = random_pixels(12, 1), random_pixels(3, 2), random_pixels(1, 3)
     with torch.no_grad():
         output = model(ids, images=[tiles, video, single], modalities=["image", "video", "image"])
@@ -76,20 +76,20 @@ def test_a_video_and_pictures_in_one_prompt_are_read_in_order(tiny):
     assert answer(model, ids, [tiles, video, single], **arguments) == right
     with torch.no_grad():
         swapped = model(ids, images=[tiles, random_pixels(12, 9), single], **arguments).logits
-    assert (swapped - output.logits).abs().max() > 1e-3  # the middle region is seen
+    assert (swapped - output.logits).abs().max() > 1e-3  # the middle visual span is seen
 
 
-def test_several_pictures_and_adjacent_regions_work(tiny):
+def test_several_pictures_and_adjacent_spans_work(tiny):
     tokenizer, model, _ = tiny
-    ids = with_regions(text_ids(tokenizer, "compare "), [], text_ids(tokenizer, " now"))
+    ids = with_spans(text_ids(tokenizer, "compare "), [], text_ids(tokenizer, " now"))
     assert len(answer(model, ids, [random_pixels(1, 1), random_pixels(1, 2)], ["image"])[0]) == NEW
 
 
 def test_a_video_in_the_middle_of_a_conversation(tiny):
     tokenizer, model, _ = tiny
     before = "<|im_start|>user\nHello.<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n<|im_start|>user\n"
-    behind = "\nWhat is it?<|im_end|>\n<|im_start|>assistant\nA film.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
-    ids = with_regions(text_ids(tokenizer, before), text_ids(tokenizer, behind))
+    after = "\nWhat is it?<|im_end|>\n<|im_start|>assistant\nA film.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
+    ids = with_spans(text_ids(tokenizer, before), text_ids(tokenizer, after))
     model.set_attn_implementation("eager")
     eager = answer(model, ids, [random_pixels(11)])
     model.set_attn_implementation("sdpa")
@@ -163,9 +163,9 @@ def test_hidden_states_and_attentions_are_recorded_on_request(tiny):
         ids, images=[random_pixels(10)], modalities=["video"], max_new_tokens=2, do_sample=False,
         return_dict_in_generate=True, output_hidden_states=True, output_attentions=True,
     )  # fmt: skip
-    behind = ids.shape[1] - 1 - len(before)
-    stored = len(before) + 180 + behind
-    assert [tuple(states[-1].shape) for states in output.hidden_states] == [(1, behind, 96), (1, 1, 96)]
+    after = ids.shape[1] - 1 - len(before)
+    stored = len(before) + 180 + after
+    assert [tuple(states[-1].shape) for states in output.hidden_states] == [(1, after, 96), (1, 1, 96)]
     assert tuple(output.attentions[1][0].shape) == (1, 6, 1, stored + 1)
     torch.testing.assert_close(output.attentions[1][0].sum(-1), torch.ones(1, 6, 1))
 
@@ -186,9 +186,9 @@ def test_two_placeholders_for_one_video_are_refused(tiny):
     tokenizer, model, _ = tiny
     pieces = [text_ids(tokenizer, text) for text in ("a", "b", "c")]
     with pytest.raises(PromptError, match=r"2 <image> placeholder.*holds 1"):
-        answer(model, with_regions(*pieces), [random_pixels(1)])
+        answer(model, with_spans(*pieces), [random_pixels(1)])
     with pytest.raises(PromptError, match="neither"):
-        model.generate(with_regions(*pieces), max_new_tokens=1)
+        model.generate(with_spans(*pieces), max_new_tokens=1)
     with pytest.raises(PromptError, match="no <image> placeholder"):
         answer(model, torch.tensor([pieces[0]]), [random_pixels(1)])
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SAMPLE, load_golden_model, prompt_for, random_pixels, text_ids, with_regions
+from conftest import ROOT, SAMPLE, load_golden_model, prompt_for, random_pixels, text_ids, with_spans
 
 from videoxl import VideoMemory
 from videoxl.errors import BatchError, MemoryFileError, PlanError, PromptError
@@ -76,7 +76,7 @@ def test_questions_do_not_see_each_other_and_rows_share_a_memory(tiny):
 def test_pictures_may_follow_a_memory(tiny):
     tokenizer, model, _ = tiny
     pieces = [text_ids(tokenizer, text) for text in ("film ", " picture ", " same?")]
-    ids, pixels, picture = with_regions(*pieces), random_pixels(11), random_pixels(1, 5)
+    ids, pixels, picture = with_spans(*pieces), random_pixels(11), random_pixels(1, 5)
     memory = model.summarize(pixels, prefix_ids=pieces[0])
     found = model.generate(ids, memory=memory, images=[picture], modalities=["image"], **NEW)
     expected = model.generate(ids, images=[pixels, picture], modalities=["video", "image"], **NEW)
@@ -84,10 +84,10 @@ def test_pictures_may_follow_a_memory(tiny):
 
 
 @pytest.mark.parametrize("mix", ["step-random", "sequence"])
-def test_regions_behind_a_memory_draw_on(tiny, mix):
+def test_spans_after_a_memory_draw_on(tiny, mix):
     _, model, _ = tiny
     model.config.beacon_ratio, model.config.beacon_ratio_mix = [2, 4, 8], mix
-    ids, video, other = with_regions([1, 2], [3], [4, 5]), random_pixels(23), random_pixels(12, 7)
+    ids, video, other = with_spans([1, 2], [3], [4, 5]), random_pixels(23), random_pixels(12, 7)
     memory = model.summarize(video, prefix_ids=[1, 2])
     more = {"return_dict_in_generate": True, **NEW}
     held = model.generate(ids, memory=memory, images=[other], modalities=["video"], **more)
@@ -140,7 +140,7 @@ def test_another_prefix_is_refused_with_both(tiny):
     _, model, _ = tiny
     memory = model.summarize(random_pixels(2), prefix_ids=[1, 2, 3])
     with pytest.raises(PromptError, match=r"\[1, 2, 4\].*\[1, 2, 3\]"):
-        model.generate(with_regions([1, 2, 4], [5]), memory=memory, **NEW)
+        model.generate(with_spans([1, 2, 4], [5]), memory=memory, **NEW)
 
 
 def test_another_model_is_refused_with_both_fingerprints(tiny, golden, tmp_path):
@@ -153,7 +153,7 @@ def test_another_model_is_refused_with_both_fingerprints(tiny, golden, tmp_path)
     assert memory.fingerprint["weights"] in str(caught.value)
     assert VideoMemory.start(other, [1]).fingerprint["weights"] in str(caught.value)
     with pytest.raises(MemoryFileError, match="another model"):
-        other.generate(with_regions([1, 2, 3], [5]), memory=memory, **NEW)
+        other.generate(with_spans([1, 2, 3], [5]), memory=memory, **NEW)
 
 
 def test_one_changed_weight_matrix_or_dtype_changes_the_fingerprint(tiny):
@@ -183,7 +183,7 @@ def test_info_counts_and_the_model_may_be_gone(tiny):
 def test_an_empty_memory_and_a_growing_one_with_adapt_are_refused(tiny):
     _, model, _ = tiny
     with pytest.raises(PromptError, match="no frames yet"):
-        model.generate(with_regions([1], [2]), memory=VideoMemory.start(model, [1]), **NEW)
+        model.generate(with_spans([1], [2]), memory=VideoMemory.start(model, [1]), **NEW)
     model.config.beacon_ratio, model.config.beacon_ratio_mix = [2, 4], "adapt-100"
     with pytest.raises(PlanError, match="name one ratio"):
         model.summarize(random_pixels(10), prefix_ids=[1])
@@ -275,7 +275,7 @@ def test_the_second_question_reads_no_frame_and_copies_nothing(tiny):
     assert model.generate(ids, memory=memory, **NEW).tolist() == model.generate(ids, memory=whole, **NEW).tolist()
 
 
-def test_a_fork_grows_in_place_also_behind_a_question(tiny):
+def test_a_fork_grows_in_place_also_after_a_question(tiny):
     tokenizer, model, _ = tiny
     before, ids = prompt_for(tokenizer)
     memory = model.summarize(random_pixels(13), prefix_ids=before)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import prompt_for, random_pixels, text_ids, with_regions
+from conftest import prompt_for, random_pixels, text_ids, with_spans
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import BatchError, ConfigError, PromptError, UnsummarisedTokensWarning
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.model.visual import Region, iter_features
+from videoxl.model.visual import VisualSpan, iter_features
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_without_compression_the_decoder_equals_the_library_on_the_whole_sequenc
     pixels = random_pixels(23)
     logits = model(ids, images=[pixels], modalities=["video"]).logits
     place = ids[0].tolist().index(IMAGE_TOKEN_INDEX)
-    features = torch.cat(list(iter_features(model.model, Region([pixels], "video"))), dim=1)
+    features = torch.cat(list(iter_features(model.model, VisualSpan([pixels], "video"))), dim=1)
     embed = model.model.embed_tokens
     whole = torch.cat([embed(ids[:, :place]), features, embed(ids[:, place + 1 :])], dim=1)
     expected = library(inputs_embeds=whole).logits[:, -logits.shape[1] :]
@@ -99,10 +99,10 @@ def test_the_last_visual_token_learns_the_first_answer_token(tiny):
     tokenizer, model, _ = tiny
     model.config.beacon_ratio = [0]
     caption = text_ids(tokenizer, "a cat")
-    ids = with_regions([], caption)
+    ids = with_spans([], caption)
     labels = torch.tensor([[IGNORE_INDEX, caption[0], *[IGNORE_INDEX] * (len(caption) - 1)]])
     loss = model(ids, labels=labels, images=[random_pixels(1)], modalities=["video"]).loss
-    features = torch.cat(list(iter_features(model.model, Region([random_pixels(1)], "video"))), dim=1)
+    features = torch.cat(list(iter_features(model.model, VisualSpan([random_pixels(1)], "video"))), dim=1)
     hidden = model.model(inputs_embeds=features).last_hidden_state[0, -1]
     expected = torch.nn.functional.cross_entropy(model.lm_head(hidden), torch.tensor(caption[0]))
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
@@ -197,16 +197,16 @@ def test_inputs_that_do_not_fit_are_named(tiny, arguments, error, said):
 
 def test_rows_of_other_structure_are_refused_with_their_lengths(tiny):
     tokenizer, model, _ = tiny
-    behind = text_ids(tokenizer, "abc")
-    longer = torch.cat([with_regions([5, 6], behind), with_regions([5], [*behind, 7])])
+    after = text_ids(tokenizer, "abc")
+    longer = torch.cat([with_spans([5, 6], after), with_spans([5], [*after, 7])])
     with pytest.raises(BatchError, match=r"\[\[2\], \[1\]\]"):
         model(longer, images=[random_pixels(2)] * 2, modalities=["video"])
-    equal = with_regions([5, 6], behind).repeat(2, 1)
+    equal = with_spans([5, 6], after).repeat(2, 1)
     with pytest.raises(BatchError, match=r"\[288, 432\]"):
         model(equal, images=[random_pixels(2), random_pixels(3)], modalities=["video"])
 
 
-def test_a_prompt_must_go_on_behind_its_last_region(tiny):
+def test_a_prompt_must_go_on_after_its_last_span(tiny):
     _, model, _ = tiny
-    with pytest.raises(PromptError, match="ends with a visual region"):
-        model(with_regions([5, 6], []), images=[random_pixels(1)], modalities=["video"])
+    with pytest.raises(PromptError, match="ends with a visual span"):
+        model(with_spans([5, 6], []), images=[random_pixels(1)], modalities=["video"])

@@ -13,7 +13,7 @@ ROWS = [[1, 2, V, 3, V, 4, 5, 6], [7, 8, V, 9, V, 10], [11, 12, V, 13, V, 14, 15
 
 
 def padded(rows, at, width):
-    """Rows with all their padding (id 0, mask 0) before token `at`, or behind a shorter row; and their mask."""
+    """Rows with all their padding (id 0, mask 0) before token `at`, or after a shorter row; and their mask."""
     ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
     for index, row in enumerate(rows):
         columns = [place + (width - len(row)) * (place >= at) for place in range(len(row))]
@@ -48,7 +48,7 @@ def test_rows_of_one_length_need_no_mask():
     assert not rows.is_even
 
 
-def test_rows_that_differ_before_a_region_are_refused_with_their_lengths():
+def test_rows_that_differ_before_a_span_are_refused_with_their_lengths():
     for rows, lengths in (
         ([[1, V, 2], [1, 1, V, 2]], "[[1], [2]]"),
         ([[1, V, 2], [1, V, 2, V, 3], [4, 5]], "[[1], [1, 1], []]"),
@@ -58,8 +58,8 @@ def test_rows_that_differ_before_a_region_are_refused_with_their_lengths():
         assert lengths in str(caught.value)
 
 
-def test_text_must_follow_the_last_region_in_every_row():
-    with pytest.raises(PromptError, match="ends with a visual region"):
+def test_text_must_follow_the_last_span_in_every_row():
+    with pytest.raises(PromptError, match="ends with a visual span"):
         split_prompt(*padded([[1, V, 2], [1, V]], 3, 4))
 
 
@@ -82,9 +82,9 @@ def test_labels_move_left_over_the_whole_sequence(times):
     found = shifted_labels(prompt, lengths, times)
     assert [part.shape[0] for part in found] == [4 // times] * 4 + [4]
     for index, row in enumerate(rows):
-        whole, regions = [], iter(lengths)  # one label a place, the regions' expanded
+        whole, spans = [], iter(lengths)  # one label a place, the visual spans' expanded
         for token, label in zip(row, labels[index].tolist()):
-            whole += [IGNORE_INDEX] * next(regions) if token == V else [label]
+            whole += [IGNORE_INDEX] * next(spans) if token == V else [label]
         moved = [*whole[1:], *[IGNORE_INDEX] * 3]
         if index % times == 0:
             assert torch.cat([part[index // times] for part in found[:-1]]).tolist() == moved[:9]

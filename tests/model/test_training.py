@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import ROOT, prompt_for, random_pixels, with_regions
+from conftest import ROOT, prompt_for, random_pixels, with_spans
 
 from videoxl.cache.gradient import GradientCache
 from videoxl.compression.plan import Window
@@ -65,7 +65,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_runs_every_layer_tw
     hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     assert_same(gradients(model, **arguments), plain)
     hook.remove()
-    assert len(calls) == 6  # prefix, both windows, suffix; each again on the way back
+    assert len(calls) == 6  # prefix, both windows, suffix; each again on the backward pass
 
 
 def test_checkpointing_keeps_less_for_the_way_back(sample):
@@ -122,7 +122,7 @@ def test_every_parameter_has_a_gradient_on_text_alone_when_others_have_videos(sa
 
 
 def _unused(name: str, model) -> bool:
-    """Parameters behind the tower's selected layer."""
+    """Parameters after the tower's selected layer."""
     last = model.config.mm_vision_config["num_hidden_layers"] - 1
     return "post_layernorm" in name or f"encoder.layers.{last}." in name
 
@@ -159,10 +159,10 @@ def test_whatever_a_prompt_looks_like_the_same_modules_are_called_in_the_same_or
     picture, film = random_pixels(1), random_pixels(12)
     prompts = {
         "text": (torch.tensor([[5, 6, 7]]), [], []),
-        "video": (with_regions([5, 6], [7]), [film], ["video"]),
-        "pictures": (with_regions([5, 6], [], [7]), [picture] * 2, ["image"] * 2),
-        "pictures apart": (with_regions([5, 6], [7, 8], [9]), [picture] * 2, ["image"] * 2),
-        "picture first": (with_regions([], [7, 8]), [picture], ["image"]),
+        "video": (with_spans([5, 6], [7]), [film], ["video"]),
+        "pictures": (with_spans([5, 6], [], [7]), [picture] * 2, ["image"] * 2),
+        "pictures apart": (with_spans([5, 6], [7, 8], [9]), [picture] * 2, ["image"] * 2),
+        "picture first": (with_spans([], [7, 8]), [picture], ["image"]),
     }
     seen = {}
     for name, (ids, images, modalities) in prompts.items():
@@ -194,7 +194,7 @@ def test_windows_read_together_give_what_they_give_one_by_one(tiny, monkeypatch,
     _, model, _ = tiny
     model.train().set_attn_implementation(backend)
     model.config.beacon_ratio, model.config.beacon_window = ratios, 288
-    ids = with_regions([5, 6], [7, 8], [9, 10, 11]).repeat(2, 1)
+    ids = with_spans([5, 6], [7, 8], [9, 10, 11]).repeat(2, 1)
     videos = [random_pixels(number, seed) for seed, number in enumerate((7, 3, 7, 3))]
     videos = videos[: 4 // options.get("questions_per_video", 1)]
     arguments = {"input_ids": ids, "labels": ids.clone(), "images": videos, "modalities": ["video"]}
@@ -316,10 +316,10 @@ def test_features_of_the_tower_serve_in_place_of_pixels(sample):
     assert not calls
 
 
-def test_a_region_count_that_differs_still_meets_the_agreed_number_of_passes(tiny):
+def test_a_span_count_that_differs_still_meets_the_agreed_number_of_passes(tiny):
     _, model, _ = tiny
     model.train().config.beacon_ratio = [8]
-    ids = with_regions([5, 6], [7], [8, 9])
+    ids = with_spans([5, 6], [7], [8, 9])
     counted = []
     model.model.layers[0].register_forward_hook(lambda *_: counted.append(1))
     options = TrainingOptions(sync=lambda counts: counts.maximum(PassCounts(9, 9, 1)))

@@ -301,7 +301,7 @@ def test_a_memory_keeps_its_frames_and_stands_first(session, picture):
         session.read(stream, frames=2)
 
 
-def test_a_memory_is_asked_behind_the_text_that_its_video_was_read_behind(session):
+def test_a_memory_is_asked_behind_the_text_that_its_video_was_read_after(session):
     told = session.read(SAMPLE, frames=3, system="You are a pirate.")
     plain = session.ask(told, "What?", max_new_tokens=4)
     assert plain.text == session.ask(told, "What?", system="You are a pirate.", max_new_tokens=4).text

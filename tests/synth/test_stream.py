@@ -178,7 +178,7 @@ def test_patches_are_labelled_like_the_picture_that_they_are_of(small_base):
 def test_some_batches_among_videos_are_stories_in_words_and_some_of_these_are_learnt_whole(small_base):
     stage = find_stage("gpu/clips")
     data, _ = stream(small_base, stage)
-    words = [batch for batch in data.batches if not data.plans[batch[0]].regions]
+    words = [batch for batch in data.batches if not data.plans[batch[0]].spans]
     assert 0.2 < len(words) / stage.steps < 0.4
     assert all(len(batch) == 64 for batch in words)
     whole = 0

@@ -18,7 +18,7 @@ BUNDLE = "assets/videoxl-tiny"
 
 
 class Pieces:
-    """A tokenizer to which a word behind a space is one token, and any other its first letter and the rest."""
+    """A tokenizer to which a word after a space is one token, and any other its first letter and the rest."""
 
     def __init__(self):
         self.known: list[str] = []

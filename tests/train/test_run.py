@@ -218,7 +218,7 @@ def grid(**changes):
         ({"model_max_length": 40}, "no sample of"),
         ({"deepspeed": "nowhere.json"}, "no such file"),
         ({"resume_from_checkpoint": "nowhere"}, "no checkpoint folder"),
-        ({"cache_features": "features", "unfreeze_mm_vision_tower": True}, "a vision tower that stands still"),
+        ({"cache_features": "features", "unfreeze_mm_vision_tower": True}, "a vision tower that is frozen"),
     ],
 )
 def test_bad_input_is_said_before_anything_is_trained(data, tmp_path, capsys, settings, message):

@@ -91,7 +91,7 @@ def test_sorting_orders_steps_by_windows():
 def test_text_and_pictures_do_not_meet_in_a_step():
     plans = [video(3)] * 12 + [TEXT] * 8
     for step in zip(*processes(plans, Grouping(by_length=True, apart=True), 2, batch=2)):
-        assert len({bool(plans[keys[0][1]].regions) for keys in step}) == 1
+        assert len({bool(plans[keys[0][1]].spans) for keys in step}) == 1
 
 
 def test_lengths_are_alike_within_a_step():

@@ -105,7 +105,7 @@ def test_no_step_walks_over_the_modules(golden, tmp_path, monkeypatch):
     trainer.train()
     assert trainer.state.global_step == 3 and walks == {"train": [0], "zero_grad": []}
     trainer.model.zero_grad()
-    assert walks["zero_grad"] == [3], "behind the run, gradients are found by a walk again"
+    assert walks["zero_grad"] == [3], "after the run, gradients are found by a walk again"
 
 
 def test_accumulated_batches_weigh_by_their_labels(golden, tmp_path):

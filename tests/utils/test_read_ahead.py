@@ -39,7 +39,7 @@ def test_items_come_in_order_and_a_bounded_number_of_them_early():
     assert list(items) == list(range(1, 50))
 
 
-def test_an_error_is_raised_behind_the_items_before_it():
+def test_an_error_is_raised_after_the_items_before_it():
     items = ReadAhead(numbers(2, [], error=ValueError("broken")), 4)
     assert [next(items), next(items)] == [0, 1]
     with pytest.raises(ValueError, match="broken"):

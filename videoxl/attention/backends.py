@@ -48,7 +48,7 @@ def attend(
     if backend == "sdpa":
         output = _sdpa(query, key, value, mask, module.scaling, dropout)
         return output.transpose(1, 2), None
-    # Positions that do not rise (beacons stand behind the tokens) would pass for several packed sequences in a kernel.
+    # Positions that do not rise (beacons stand after the tokens) would pass for several packed sequences in a kernel.
     kwargs.pop("position_ids", None)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
     return function(module, query, key, value, mask, dropout=dropout, scaling=module.scaling, **kwargs)
@@ -165,7 +165,7 @@ def _part(
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)[:2]
     past = key.shape[2] - query.shape[2]
     if mask is None and causal and past > 0:
-        # Without a mask to what is behind, causally to the step: a mask of T x K would cost memory and the fast kernel.
+        # Without a mask to what is after, causally to the step: a mask of T x K would cost memory and the fast kernel.
         stored = _part(query, key[:, :, :past], value[:, :, :past], False, scaling)
         return _merge(*stored, *_part(query, key[:, :, past:], value[:, :, past:], True, scaling))
     groups = query.shape[1] // key.shape[1]

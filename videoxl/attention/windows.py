@@ -1,4 +1,4 @@
-"""Attention of all windows of a step with one way back, where a GPU has the flash operator.
+"""Attention of all windows of a step with one backward pass, where a GPU has the flash operator.
 
 Taken window by window, autograd makes a gradient as long as all windows for every slice of keys and values and adds
 them up: most of a training step's kernels, and launching them took longer than the GPU needed for the rest.
@@ -36,8 +36,8 @@ def attend_windows(
     """Each window sees what is stored before it and, causally, its own positions.
 
     Args:
-        query: [B, N, T, D]. key, value: [B, G, T, D]; windows one behind the other, rotated.
-        memory: keys and values [B, G, M + b, D], beacons of all windows behind what was stored.
+        query: [B, N, T, D]. key, value: [B, G, T, D]; windows one after the other, rotated.
+        memory: keys and values [B, G, M + b, D], beacons of all windows after what was stored.
         lengths: positions of each window, and the beacons among them.
 
     Returns:
@@ -72,7 +72,7 @@ class _Windows(torch.autograd.Function):
         to_memory = [torch.zeros_like(kind, dtype=torch.float32) for kind in (memory_key, memory_value)]
         for (own, seen), total in zip(_windows(ctx.lengths, memory_key.shape[2]), sums):
             given = _seen((key, value), (memory_key, memory_value), own, seen)
-            to_query, *to_seen = _way_back(
+            to_query, *to_seen = _backward(
                 gradient[:, :, own], query[:, :, own], *given, output[:, :, own], total, draws, ctx.scaling
             )
             queries.append(to_query)
@@ -104,7 +104,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[
     return found[0], found[1], (found[6], found[7])
 
 
-def _way_back(
+def _backward(
     gradient: Tensor,
     query: Tensor,
     key: Tensor,

@@ -74,7 +74,7 @@ class VideoAsker:
         return {**facts, "backend": self.reading.backend, **self.reading.named_method}
 
     def memory(self, path: str | Path, prompt: PromptText) -> VideoMemory:
-        """The memory of a video behind the prompt's first text, read now if it is not held.
+        """The memory of a video after the prompt's first text, read now if it is not held.
 
         Raises:
             VideoError: it cannot be read. MemoryLimitError: it does not fit on the GPU, even without other memories.

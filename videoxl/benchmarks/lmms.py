@@ -263,7 +263,7 @@ class _ExitStatus:
         self.is_built = self.is_broken = False
         self.unreadable: set[str] = set()
         self._store = None
-        atexit.register(self._end)  # first of all: it runs last, behind everybody's own work
+        atexit.register(self._end)  # first of all: it runs last, after everybody's own work
 
     def share(self) -> None:
         """Count over all processes. Through the store, which waits for nobody: a process whose answers all come from

@@ -44,7 +44,7 @@ class Example:
 
     @property
     def prompt(self) -> PromptText:
-        """As published: the options in lines, and a newline behind the last one."""
+        """As published: the options in lines, and a newline after the last one."""
         options = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, self.options))
         asked = f"Question: {self.question}\nOptions:\n{options}".rstrip()
         return question_prompt(f"{asked}\n", system=SELECT_MESSAGE)

@@ -46,8 +46,8 @@ def _sampled_weights(model) -> torch.Tensor:
         if parameter.device.type == "meta" or parameter.numel() == 0:
             continue
         flat = parameter.detach().reshape(-1)
-        places = torch.linspace(0, flat.numel() - 1, SAMPLES, dtype=torch.float64).long()
-        rows.append(flat[places.to(flat.device)].float())
+        sampled = torch.linspace(0, flat.numel() - 1, SAMPLES, dtype=torch.float64).long()
+        rows.append(flat[sampled.to(flat.device)].float())
     by_device: dict[torch.device, list[int]] = {}
     for index, row in enumerate(rows):
         by_device.setdefault(row.device, []).append(index)

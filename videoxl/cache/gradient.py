@@ -1,6 +1,6 @@
-"""The summary cache while gradients flow: a list of pieces that nothing writes over.
+"""The summary cache while gradients flow: a list of key/value chunks that nothing overwrites.
 
-Autograd needs every version of the cache that a step has seen. So keys and values are kept as the pieces the steps
+Autograd needs every version of the cache that a step has seen. So keys and values are kept as the chunks that steps
 left (a prefix, the beacons of windows, ...), and a step joins them for itself, for each of its windows: with
 checkpointing the joined copies live only while their layer runs.
 
@@ -16,27 +16,27 @@ from torch import Tensor
 
 from videoxl.cache.summary import GrowingLayer, SummaryCache
 
-Piece = tuple[Tensor, Tensor]
+KVChunk = tuple[Tensor, Tensor]
 """Keys and values [B, N, t, D] that one step left."""
 
 
 class StepView:
-    """What one step of one decoder layer sees of the cache, and what it makes for it; used once.
+    """What one step of one decoder layer sees of the cache, and what it adds to it; used once.
 
     Attributes:
-        made: keys and values the step leaves: the beacons of its windows, all its own for text.
+        new_chunk: keys and values that the step adds: the beacons of its windows, all its own for text.
     """
 
-    def __init__(self, pieces: tuple[Piece, ...]):
-        self.pieces = pieces
-        self.made: Piece | None = None
+    def __init__(self, kv_chunks: tuple[KVChunk, ...]):
+        self.kv_chunks = kv_chunks
+        self.new_chunk: KVChunk | None = None
 
     def update_windows(
         self,
         key_states: Tensor,
         value_states: Tensor,
         layer_idx: int,
-        beacons: Piece,
+        beacons: KVChunk,
         lengths: Sequence[tuple[int, int]],
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """As `SummaryLayer.update_windows`: for each window the keys and values that its queries may see."""
@@ -48,46 +48,46 @@ class StepView:
             yield tuple(torch.cat([kind[:, :, :seen], states], dim=2) for kind, states in zip(memory, own))
             start, seen = start + rows, seen + number
 
-    def memory_with(self, beacons: Piece) -> tuple[Tensor, Tensor]:
+    def memory_with(self, beacons: KVChunk) -> tuple[Tensor, Tensor]:
         """Keys and values [B, N, M + b, D]: what is stored and the beacons of all windows, which the step leaves."""
         # A copy: as a view they would keep the values of all tokens of the windows.
-        self.made = beacons[0], beacons[1].clone()
-        keys, values = (torch.cat(kind, dim=2) for kind in zip(*self.pieces, self.made))
+        self.new_chunk = beacons[0], beacons[1].clone()
+        keys, values = (torch.cat(kind, dim=2) for kind in zip(*self.kv_chunks, self.new_chunk))
         return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """As `SummaryLayer.update` for text: keys and values [B, N, M + T, D] that the step's queries may see."""
-        self.made = key_states, value_states
-        if not self.pieces:
+        self.new_chunk = key_states, value_states
+        if not self.kv_chunks:
             return key_states, value_states
-        keys = torch.cat([*(key for key, _ in self.pieces), key_states], dim=2)
-        return keys, torch.cat([*(value for _, value in self.pieces), value_states], dim=2)
+        keys = torch.cat([*(key for key, _ in self.kv_chunks), key_states], dim=2)
+        return keys, torch.cat([*(value for _, value in self.kv_chunks), value_states], dim=2)
 
 
 class GradientLayer(GrowingLayer):
-    """Cache of one decoder layer as pieces; the runner adds them, no layer does."""
+    """Cache of one decoder layer as chunks; the runner adds them, no layer does."""
 
     is_croppable = False
 
     def __init__(self, reserved: int = 0):
         self.reserved = reserved
-        self.pieces: list[Piece] = []
+        self.kv_chunks: list[KVChunk] = []
         self.is_initialized = False
 
-    def add(self, made: Piece) -> None:
-        """Keep what a step made."""
-        self.pieces.append(made)
+    def add(self, chunk: KVChunk) -> None:
+        """Keep what a step added."""
+        self.kv_chunks.append(chunk)
         self.is_initialized = True
 
     def repeat(self, times: int) -> None:
         """Each row `times` over, so that several texts can follow one context."""
-        self.pieces = [tuple(x.repeat_interleave(times, dim=0) for x in piece) for piece in self.pieces]
+        self.kv_chunks = [tuple(x.repeat_interleave(times, dim=0) for x in chunk) for chunk in self.kv_chunks]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """transformers' protocol, for text behind the context."""
-        view = StepView(tuple(self.pieces))
+        """transformers' protocol, for text after the context."""
+        view = StepView(tuple(self.kv_chunks))
         keys, values = view.update(key_states, value_states, 0)
-        self.add(view.made)
+        self.add(view.new_chunk)
         return keys, values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -95,19 +95,19 @@ class GradientLayer(GrowingLayer):
 
     @property
     def keys(self) -> Tensor | None:
-        return torch.cat([key for key, _ in self.pieces], dim=2) if self.pieces else None
+        return torch.cat([key for key, _ in self.kv_chunks], dim=2) if self.kv_chunks else None
 
     @property
     def values(self) -> Tensor | None:
-        return torch.cat([value for _, value in self.pieces], dim=2) if self.pieces else None
+        return torch.cat([value for _, value in self.kv_chunks], dim=2) if self.kv_chunks else None
 
     @property
     def stored(self) -> list[Tensor]:
-        """All keys and values, piece by piece."""
-        return [part for piece in self.pieces for part in piece]
+        """All keys and values, chunk by chunk."""
+        return [part for chunk in self.kv_chunks for part in chunk]
 
     def get_seq_length(self) -> int:
-        return sum(key.shape[2] for key, _ in self.pieces)
+        return sum(key.shape[2] for key, _ in self.kv_chunks)
 
 
 class GradientCache(SummaryCache):

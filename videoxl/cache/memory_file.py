@@ -114,10 +114,10 @@ def read_memory(path: Path, own: dict[str, str], devices: Sequence[torch.device]
         names = set(file.keys())
         layers: list[tuple[Tensor, Tensor] | None] = []
         for index, device in zip(range(state["num_layers"]), devices):
-            places = [f"layers.{index}.{part}" for part in ("keys", "values")]
+            keys = [f"layers.{index}.{part}" for part in ("keys", "values")]
             layers.append(
-                (file.get_tensor(places[0]).to(device), file.get_tensor(places[1]).to(device))
-                if names.issuperset(places)
+                (file.get_tensor(keys[0]).to(device), file.get_tensor(keys[1]).to(device))
+                if names.issuperset(keys)
                 else None
             )
         return MemoryState(

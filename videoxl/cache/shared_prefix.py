@@ -1,7 +1,7 @@
 """One stored prefix under many rows: several questions about one video, or the beams of one answer.
 
 The positions of the video are stored once and read once a step, whatever the number of rows; each row only has its own
-text behind them. Attention to the two parts is merged by `attend_shared` in `attention/backends.py`.
+text after them. Attention to the two parts is merged by `attend_shared` in `attention/backends.py`.
 
 Shape letters: B rows, N key/value heads, T tokens of this step, M positions of the prefix, t of a row's own, D head
 dimension.
@@ -71,7 +71,7 @@ class SharedPrefixLayer(GrowingLayer):
         self.own.forget_scratch()
 
     def addresses(self) -> list[int]:
-        """As `SummaryLayer.addresses`, the prefix behind the rows' own."""
+        """As `SummaryLayer.addresses`, the prefix after the rows' own."""
         return [*self.own.addresses()[:3], *self.prefix.addresses()[:3]]
 
     def fork(self) -> SharedPrefixLayer:

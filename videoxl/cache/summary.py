@@ -4,7 +4,7 @@ Lengths come in two kinds. The *physical* length counts positions that are store
 *logical* length counts tokens of the expanded prompt (every visual token, no beacon); `generate` slices its prompt
 with it. They differ by the visual tokens that compaction dropped.
 
-Storage is preallocated and shared between forks: a fork costs nothing until two holders both want to write behind the
+Storage is preallocated and shared between forks: a fork costs nothing until two holders both want to write after the
 same point, then the later one takes a copy of its own. Where gradients must flow, `gradient.py` takes its place.
 
 Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
@@ -54,7 +54,7 @@ class GrowingLayer(CacheLayerMixin):
 
 
 class SummaryLayer(GrowingLayer):
-    """Cache of one decoder layer. `length` positions are stored; what stands behind them is scratch."""
+    """Cache of one decoder layer. `length` positions are stored; what stands after them is scratch."""
 
     def __init__(self, reserved: int = 0):
         self._storage: _Storage | None = None
@@ -69,7 +69,7 @@ class SummaryLayer(GrowingLayer):
         """Add the keys and values of text and return all that its queries may see.
 
         Args:
-            key_states, value_states: [B, N, T, D], keys rotated to their places in this step.
+            key_states, value_states: [B, N, T, D], keys rotated to their positions in this step.
 
         Returns:
             Keys and values [B, N, M + T, D].
@@ -89,11 +89,11 @@ class SummaryLayer(GrowingLayer):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """For each window the keys and values [B, N, M + t, D] that its queries may see; to be iterated to the end.
 
-        A window's own stand behind what is stored only until the next one is asked for: then its beacons take their
+        A window's own stand after what is stored only until the next one is asked for: then its beacons take their
         place.
 
         Args:
-            key_states, value_states: [B, N, T, D] of all windows, one behind the other, keys rotated to their places.
+            key_states, value_states: [B, N, T, D] of all windows, one after the other, keys rotated to their positions.
             beacons: keys (rotated to their final positions) and values [B, N, b, D] that all windows leave.
             lengths: positions of each window, and the beacons among them.
         """
@@ -122,7 +122,7 @@ class SummaryLayer(GrowingLayer):
         return storage.keys, storage.values, start
 
     def _write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put keys and values behind `length`; returns the tensors that hold everything up to there."""
+        """Put keys and values after `length`; returns the tensors that hold everything up to there."""
         start, end = self.length, self.length + keys.shape[2]
         storage = self.room_for(keys.shape[2])
         storage.keys[:, :, start:end] = keys
@@ -130,7 +130,7 @@ class SummaryLayer(GrowingLayer):
         return storage.keys, storage.values
 
     def room_for(self, positions: int) -> _Storage:
-        """Storage where so many positions behind `length` may be written, marked as in use; they do not count yet."""
+        """Storage where so many positions after `length` may be written, marked as in use; they do not count yet."""
         storage = self._storage
         end = self.length + positions
         with storage.lock:
@@ -160,15 +160,15 @@ class SummaryLayer(GrowingLayer):
         return self._storage is not None
 
     def has_room_for(self, positions: int) -> bool:
-        """Whether so many could be written behind `length` as the storage is."""
-        return self.length + positions <= self._storage.keys.shape[2] and not self._is_shared_behind()
+        """Whether so many could be written after `length` as the storage is."""
+        return self.length + positions <= self._storage.keys.shape[2] and not self._is_shared_past_length()
 
     def forget_scratch(self) -> None:
-        """Nothing behind `length` is in use any more."""
+        """Nothing after `length` is in use any more."""
         self._extent = self.length
 
-    def _is_shared_behind(self) -> bool:
-        """Whether another holder has something behind `length`."""
+    def _is_shared_past_length(self) -> bool:
+        """Whether another holder has something after `length`."""
         return any(holder is not self and holder._extent > self.length for holder in self._storage.holders)
 
     def addresses(self) -> list[int]:
@@ -197,7 +197,7 @@ class SummaryLayer(GrowingLayer):
         self.reserved = max(self.reserved, positions)
 
     def make_room(self, positions: int) -> None:
-        """Have storage for so many more positions, and for text behind them, which forks can then write in place."""
+        """Have storage for so many more positions, and for text after them, which forks can then write in place."""
         needed = self.length + positions + _GROWTH_QUANTUM
         if self.is_initialized and needed > self._storage.keys.shape[2]:
             self._reallocate(needed)
@@ -277,7 +277,7 @@ class SummaryCache(Cache):
     Attributes:
         dropped: visual tokens that compaction removed, beacons counted against them: logical - physical length.
         window_ratios: compression ratio of every window read so far, in order.
-        has_padding: whether rows were padded behind the last region, so that masks are needed.
+        has_padding: whether rows were padded after the last visual span, so that masks are needed.
         position_gap: RoPE positions left out so far (training only): the next token stands at physical length + gap.
     """
 
@@ -349,12 +349,12 @@ class SummaryCache(Cache):
         return other
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last `-tokens_to_remove` tokens; only text behind the last window can be removed."""
+        """Remove the last `-tokens_to_remove` tokens; only text after the last window can be removed."""
         if tokens_to_remove > 0:
             raise PlanError(f"crop({tokens_to_remove}): give the number of tokens to remove as a negative number")
         removable = self.get_query_offset() - self._compacted_length
         if -tokens_to_remove > removable:
-            raise PlanError(f"crop({tokens_to_remove}): only {removable} tokens stand behind the last window")
+            raise PlanError(f"crop({tokens_to_remove}): only {removable} tokens stand after the last window")
         super().crop(tokens_to_remove)
 
     def reserve(self, positions: int) -> None:

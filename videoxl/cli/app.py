@@ -1,6 +1,6 @@
 """The `videoxl` command: ask a video, keep its memory, look at files, estimate cost.
 
-Answers, the line of numbers behind them and tables go to standard output, progress and notes to standard error.
+Answers, the line of numbers after them and tables go to standard output, progress and notes to standard error.
 Mistakes end with one line and status 2.
 """
 

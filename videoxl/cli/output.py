@@ -71,7 +71,7 @@ def numbers_line(report: dict) -> str:
 
 
 def _rows(facts: dict) -> list[tuple[str, str]]:
-    """Names and values for a table; the unit stands behind a number of bytes."""
+    """Names and values for a table; the unit stands after a number of bytes."""
     return [(key.removesuffix("_bytes").replace("_", " "), _readable(key, value)) for key, value in facts.items()]
 
 

@@ -81,7 +81,7 @@ class Compressor(ABC):
         return None
 
     def spans(self, window: Window) -> list[tuple[int, int]]:
-        """The visual tokens that each kept position sums up, as half-open ranges of the region."""
+        """The visual tokens that each kept position sums up, as half-open ranges of the visual span."""
         if not window.ratio:
             return [(token, token + 1) for token in range(window.start, window.stop)]
         return window.group_spans()

@@ -1,6 +1,6 @@
 """The window plan: which visual tokens are read in which window, at which ratio. Integers only, for every compressor.
 
-A visual region of `n` tokens is cut into windows of `beacon_window` tokens. In a window with compression ratio `r`
+A visual span of `n` tokens is cut into windows of `beacon_window` tokens. In a window with compression ratio `r`
 every `r` tokens make a group; tokens left over at its end belong to a group that the next window fills (paper
 section 3.2).
 Everything here is a pure function of integers, or a small object whose state is integers, so it can be tested
@@ -22,10 +22,10 @@ RATIO_MIXES = ("step-random", "instance-random", "sequence", "adapt-N")
 
 @dataclass(frozen=True)
 class Window:
-    """One window of a visual region: the tokens it reads, cut into groups of `ratio`.
+    """One window of a visual span: the tokens it reads, cut into groups of `ratio`.
 
     Attributes:
-        start, stop: the visual tokens read, as a half-open range counted from the start of the region.
+        start, stop: the visual tokens read, as a half-open range counted from the start of the visual span.
         ratio: visual tokens a group; 0 keeps every token and makes no group.
         remainder: tokens of earlier windows whose group is not full yet.
     """
@@ -49,7 +49,7 @@ class Window:
         return (self.num_tokens + self.remainder) % self.ratio if self.ratio else self.remainder
 
     def group_spans(self) -> list[tuple[int, int]]:
-        """The visual tokens of each full group, as a half-open range of the region (earlier windows' included)."""
+        """The visual tokens of each full group, as a half-open range of the visual span (earlier windows' included)."""
         first = self.start - self.remainder
         return [(first + j * self.ratio, first + (j + 1) * self.ratio) for j in range(self.num_groups)]
 
@@ -147,8 +147,8 @@ def check_ratios(ratios: Sequence[int], window: int) -> list[int]:
     return valid
 
 
-class RegionPlanner:
-    """Hands out the windows of one visual region, one after the other, also while the region still grows."""
+class SpanPlanner:
+    """Hands out the windows of one visual span, one after the other, also while the visual span still grows."""
 
     def __init__(self, window: int, chooser: RatioChooser):
         if window < 1:
@@ -159,7 +159,7 @@ class RegionPlanner:
         self.remainder = 0
 
     def next_window(self, available: int) -> Window:
-        """The next window, given that `available` tokens of the region stand ready behind `position`."""
+        """The next window, given that `available` tokens of the visual span stand ready after `position`."""
         if available < 1:
             raise PlanError(f"a window needs at least one visual token, {available} are there")
         window = Window(self.position, self.position + min(self.window, available), self.chooser.next(), self.remainder)
@@ -167,7 +167,7 @@ class RegionPlanner:
         self.remainder = window.remainder_after
         return window
 
-    def fork(self) -> RegionPlanner:
+    def fork(self) -> SpanPlanner:
         """A copy that plans on from here without moving this one."""
         other = copy.copy(self)
         other.chooser = self.chooser.fork()
@@ -186,8 +186,8 @@ def group_windows(windows: Sequence[Window], limit: int) -> Iterator[tuple[Windo
         yield tuple(group)
 
 
-def plan_region(num_tokens: int, window: int, chooser: RatioChooser) -> Iterator[Window]:
-    """All windows of a region of `num_tokens` visual tokens."""
-    planner = RegionPlanner(window, chooser)
+def plan_span(num_tokens: int, window: int, chooser: RatioChooser) -> Iterator[Window]:
+    """All windows of a visual span of `num_tokens` visual tokens."""
+    planner = SpanPlanner(window, chooser)
     while planner.position < num_tokens:
         yield planner.next_window(num_tokens - planner.position)

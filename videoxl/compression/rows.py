@@ -1,6 +1,6 @@
 """Where the decoder rows of some windows stand, and which of them stay: as integers, then on a device.
 
-Rows are kept *grouped*: those that only pass through first, those that stay behind them. Norms, projections and MLP do
+Rows are kept *grouped*: those that only pass through first, those that stay after them. Norms, projections and MLP do
 not care about order, so they work on two contiguous slices; only queries, keys and values are brought into the order of
 the sequence, which causal attention needs.
 
@@ -25,7 +25,7 @@ class RowPlan:
 
     Attributes:
         num_passing: rows that only pass through; they come first.
-        positions: [T] int64, place of each grouped row in the sequence of all windows, one behind the other.
+        positions: [T] int64, index of each grouped row in the sequence of all windows, one after the other.
         owners: [T] int64, which window each grouped row is of.
         lengths: for each window its rows, and how many of them stay.
         own_projections: whether the rows that stay use the projections that the method has in the checkpoint.
@@ -40,7 +40,7 @@ class RowPlan:
 
     @classmethod
     def interleave(cls, windows: Sequence[tuple[np.ndarray, np.ndarray]], own_projections: bool = False) -> RowPlan:
-        """From each window's places of passing and of staying rows in its own sequence (int64, each ascending)."""
+        """From each window's positions of passing and of staying rows in its own sequence (int64, each ascending)."""
         passing, staying, start = [], [], 0
         for of_passing, of_staying in windows:
             passing.append(of_passing + start)
@@ -58,7 +58,7 @@ class RowPlan:
         )
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """(permutation, positions, owners) as int64 [T] on a device; permutation: the grouped row at each place."""
+        """(permutation, positions, owners) as int64 [T] on a device; permutation: the grouped row at each position."""
         if device not in self._on:
             with torch.inference_mode(False):  # an inference tensor kept here could not be used in training
                 found = (torch.from_numpy(each) for each in (self.positions.argsort(), self.positions, self.owners))
@@ -76,7 +76,7 @@ class WindowLayout:
     Attributes:
         num_passing: rows that only pass through, the first ones; the rest stay in the cache.
         permutation: [T] int64, grouped row that stands at each place of the sequence.
-        positions: [T] int64, place in the sequence of each grouped row (the inverse of `permutation`).
+        positions: [T] int64, index in the sequence of each grouped row (the inverse of `permutation`).
         memory_rope: cosine and signed sine [1, b, D] of the positions that the staying rows take in the cache.
         lengths: rows of each window, and how many of them stay.
         blocks: the windows' blocks of queries for `videoxl/kernels/windows.py`; None where it does not run.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from videoxl.compression.base import Compressor, get_compressor
-from videoxl.compression.plan import RatioChooser, plan_region
+from videoxl.compression.plan import RatioChooser, plan_span
 from videoxl.cost.batching import frames_at_once, windows_at_once
 from videoxl.cost.shapes import ModelShape, TowerShape
 from videoxl.errors import ConfigError
@@ -124,7 +124,7 @@ def _plan(shape: ModelShape, frames: int, ratio: int, compressor: Compressor) ->
     tokens = frames * shape.tokens_a_frame
     chooser = RatioChooser([ratio], shape.ratio_mix, shape.window, shape.max_positions)
     stored, highest, rows, pairs = TEXT_TOKENS // 2, 0, 0, 0
-    for window in plan_region(tokens, shape.window, chooser):
+    for window in plan_span(tokens, shape.window, chooser):
         length = compressor.num_rows(window)
         rows += length
         pairs += length * stored + length * (length + 1) // 2
@@ -148,7 +148,7 @@ def _work(
     at_once = 1 if shape.one_by_one else windows_at_once(shape.window, intermediate, rows)
     together = max(1, min(filled, at_once)) if ratio else 1
     chooser = RatioChooser([ratio], shape.ratio_mix, shape.window, shape.max_positions)
-    (full,) = plan_region(shape.window, shape.window, chooser)
+    (full,) = plan_span(shape.window, shape.window, chooser)
     window = rows * together * compressor.num_rows(full)
     # In 16 bits the gate becomes the MLP's middle (`swiglu`); otherwise that is a third tensor.
     in_window = window * (6 * hidden + (2 if size == 2 else 3) * intermediate) * size

@@ -24,7 +24,7 @@ def can_run(*tensors: Tensor, with_gradients: bool = False) -> bool:
     """Whether the kernels of this package take them: half precision, on the current GPU, Ampere or newer.
 
     Args:
-        with_gradients: the kernel has a way back; else no gradient may flow.
+        with_gradients: the kernel has a backward pass; else no gradient may flow.
     """
     return (
         HAS_TRITON

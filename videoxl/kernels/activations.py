@@ -16,43 +16,43 @@ _BLOCK, _WARPS = 2048, 4
 
 @triton.jit
 def _quick_gelu_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + places, places < n, other=0.0)
+    offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offsets, offsets < n, other=0.0)
     wide = x.to(tl.float32)
-    tl.store(out_ptr + places, (wide / (1.0 + tl.exp(-1.702 * wide))).to(x.dtype), places < n)
+    tl.store(out_ptr + offsets, (wide / (1.0 + tl.exp(-1.702 * wide))).to(x.dtype), offsets < n)
 
 
 @triton.jit
 def _swiglu_kernel(gate_ptr, up_ptr, out_ptr, n, BLOCK: tl.constexpr):
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    gate = tl.load(gate_ptr + places, places < n, other=0.0)
-    up = tl.load(up_ptr + places, places < n, other=0.0)
+    offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(gate_ptr + offsets, offsets < n, other=0.0)
+    up = tl.load(up_ptr + offsets, offsets < n, other=0.0)
     wide = gate.to(tl.float32)
     silu = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype)  # rounded here, as two kernels would
-    tl.store(out_ptr + places, silu * up, places < n)
+    tl.store(out_ptr + offsets, silu * up, offsets < n)
 
 
 @triton.jit
 def _quick_gelu_back_kernel(x_ptr, grad_ptr, out_ptr, n, BLOCK: tl.constexpr):
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + places, places < n, other=0.0).to(tl.float32)
-    grad = tl.load(grad_ptr + places, places < n, other=0.0)
+    offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offsets, offsets < n, other=0.0).to(tl.float32)
+    grad = tl.load(grad_ptr + offsets, offsets < n, other=0.0)
     share = 1.0 / (1.0 + tl.exp(-1.702 * x))
     slope = share * (1.0 + 1.702 * x * (1.0 - share))
-    tl.store(out_ptr + places, (slope * grad.to(tl.float32)).to(grad.dtype), places < n)
+    tl.store(out_ptr + offsets, (slope * grad.to(tl.float32)).to(grad.dtype), offsets < n)
 
 
 @triton.jit
 def _swiglu_back_kernel(gate_ptr, up_ptr, grad_ptr, gate_out_ptr, up_out_ptr, n, BLOCK: tl.constexpr):
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    gate = tl.load(gate_ptr + places, places < n, other=0.0)
-    up = tl.load(up_ptr + places, places < n, other=0.0).to(tl.float32)
-    grad = tl.load(grad_ptr + places, places < n, other=0.0).to(tl.float32)
+    offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(gate_ptr + offsets, offsets < n, other=0.0)
+    up = tl.load(up_ptr + offsets, offsets < n, other=0.0).to(tl.float32)
+    grad = tl.load(grad_ptr + offsets, offsets < n, other=0.0).to(tl.float32)
     wide = gate.to(tl.float32)
     share = 1.0 / (1.0 + tl.exp(-wide))
     slope = share * (1.0 + wide * (1.0 - share))
-    tl.store(gate_out_ptr + places, (grad * up * slope).to(gate.dtype), places < n)
-    tl.store(up_out_ptr + places, (grad * wide * share).to(gate.dtype), places < n)
+    tl.store(gate_out_ptr + offsets, (grad * up * slope).to(gate.dtype), offsets < n)
+    tl.store(up_out_ptr + offsets, (grad * wide * share).to(gate.dtype), offsets < n)
 
 
 class _QuickGELU(torch.autograd.Function):

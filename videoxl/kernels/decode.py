@@ -41,7 +41,7 @@ def _write_kernel(
     QKV, COS, SIN, ADDRESS, LENGTHS,
     N: tl.constexpr, N2: tl.constexpr, G: tl.constexpr, G2: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """One row: its query is rotated in place, its key and value go into the cache behind what is stored."""
+    """One row: its query is rotated in place, its key and value go into the cache after what is stored."""
     row = tl.program_id(0)
     dtype = QKV.dtype.element_ty
     own_keys, own_values, capacity = _storage(ADDRESS, dtype)
@@ -99,11 +99,11 @@ def _split_kernel(
     top = tl.full([QUERIES], float("-inf"), tl.float32)
     output = tl.zeros([QUERIES, D], tl.float32)
     for at in tl.range(start, stop, KEYS, num_stages=STAGES):
-        places = at + tl.arange(0, KEYS)
-        tile = places.to(tl.int64)[:, None] * D + d[None, :]
-        key = tl.load(keys + tile, places[:, None] < stop, other=0.0)
-        value = tl.load(values + tile, places[:, None] < stop, other=0.0)
-        scores = tl.where(places[None, :] < stop, tl.dot(query, tl.trans(key)), float("-inf"))
+        positions = at + tl.arange(0, KEYS)
+        tile = positions.to(tl.int64)[:, None] * D + d[None, :]
+        key = tl.load(keys + tile, positions[:, None] < stop, other=0.0)
+        value = tl.load(values + tile, positions[:, None] < stop, other=0.0)
+        scores = tl.where(positions[None, :] < stop, tl.dot(query, tl.trans(key)), float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1) * scale)
         weights = tl.exp2(scores * scale - new_top[:, None])
         shrink = tl.exp2(top - new_top)
@@ -117,11 +117,11 @@ def _split_kernel(
 
 
 @triton.jit
-def _add_up(PART, WEIGHT, places, d, real, top, total, output):
-    """Joint softmax of what there is already and of partial ones at `places`."""
-    tops = tl.load(WEIGHT + places * 2, real, other=float("-inf"))
-    totals = tl.load(WEIGHT + places * 2 + 1, real, other=0.0)
-    parts = tl.load(PART + places.to(tl.int64)[:, None] * d.shape[0] + d[None, :], real[:, None], other=0.0)
+def _add_up(PART, WEIGHT, positions, d, real, top, total, output):
+    """Joint softmax of what there is already and of partial ones at `positions`."""
+    tops = tl.load(WEIGHT + positions * 2, real, other=float("-inf"))
+    totals = tl.load(WEIGHT + positions * 2 + 1, real, other=0.0)
+    parts = tl.load(PART + positions.to(tl.int64)[:, None] * d.shape[0] + d[None, :], real[:, None], other=0.0)
     new_top = tl.maximum(top, tl.max(tops, 0))
     weights = tl.exp2(tops - new_top)
     shrink = tl.exp2(top - new_top)
@@ -140,14 +140,16 @@ def _merge_kernel(
     head, row = tl.program_id(0), tl.program_id(1)
     group, inner = head // GROUP, head % GROUP
     split, d = tl.arange(0, MOST), tl.arange(0, D)
-    places = ((row * G + group) * OWN_SPLITS + split) * OWN_QUERIES + inner
+    positions = ((row * G + group) * OWN_SPLITS + split) * OWN_QUERIES + inner
     top, total = float("-inf"), 0.0
     output = tl.zeros([D], tl.float32)
-    top, total, output = _add_up(OWN_PART, OWN_WEIGHT, places, d, split < OWN_SPLITS, top, total, output)
+    top, total, output = _add_up(OWN_PART, OWN_WEIGHT, positions, d, split < OWN_SPLITS, top, total, output)
     if PREFIX_SPLITS > 0:
         ROWS: tl.constexpr = PREFIX_QUERIES // GROUP
-        places = ((row // ROWS * G + group) * PREFIX_SPLITS + split) * PREFIX_QUERIES + row % ROWS * GROUP + inner
-        top, total, output = _add_up(PREFIX_PART, PREFIX_WEIGHT, places, d, split < PREFIX_SPLITS, top, total, output)
+        positions = ((row // ROWS * G + group) * PREFIX_SPLITS + split) * PREFIX_QUERIES + row % ROWS * GROUP + inner
+        top, total, output = _add_up(
+            PREFIX_PART, PREFIX_WEIGHT, positions, d, split < PREFIX_SPLITS, top, total, output
+        )
     tl.store(OUT + (row * N + head) * D + d, (output / total).to(OUT.dtype.element_ty))
 
 
@@ -164,7 +166,7 @@ class DecodeAttention:
         processors = _processors(device)
         self._keys, self._stages = block_keys(device)
         own_queries = max(16, triton.next_power_of_2(group))
-        # The text behind a shared prefix is short.
+        # The text after a shared prefix is short.
         own_splits = 4 if shared else max(1, processors // (groups * batch))
         self._own = _Parts(own_splits, own_queries, batch, groups, dim, device)
         self._prefix = self._own
@@ -219,9 +221,9 @@ class _Parts:
 
     def __init__(self, splits: int, queries: int, number: int, groups: int, dim: int, device: torch.device):
         self.splits, self.queries, self.number = splits, queries, number
-        places = number * groups * splits * queries
-        self.outputs = torch.empty(places, dim, device=device)
-        self.weights = torch.empty(places, 2, device=device)
+        positions = number * groups * splits * queries
+        self.outputs = torch.empty(positions, dim, device=device)
+        self.weights = torch.empty(positions, 2, device=device)
 
 
 @lru_cache

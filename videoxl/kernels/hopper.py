@@ -3,7 +3,7 @@
 Two groups of four warps have 64 queries each and a warp of its own loads keys and values for both (TMA), so that one
 group's softmax runs while the other's products do. Within a group, too, the product with the values of one block is
 begun before the softmax of the next (FlashAttention-3, https://arxiv.org/abs/2407.08608, section 3); of that the
-assembler keeps the maximum beside the product, and most exponentials behind it. Triton's own scheduling has no such
+assembler keeps the maximum beside the product, and most exponentials after it. Triton's own scheduling has no such
 order and reaches three quarters of the speed; cuDNN is faster by a tenth but plans for a second when it is first
 called. Written in Gluon, whose interface moves with Triton's versions: where it does not run, `windows.py` does
 without.

@@ -1,6 +1,6 @@
 """Products of a few rows with large weights, as decoding needs them: each weight is read once, at the memory's speed.
 
-What stands behind a product in a decoder layer is done on the way: bias, SwiGLU of two products, the residual sum. A
+What stands after a product in a decoder layer is done on the way: bias, SwiGLU of two products, the residual sum. A
 decoded token is hundreds of kernels of which the small ones take as long as it takes to start them, so there is one for
 queries, keys and values, and one for gate and up. (The norm before a product is a kernel of its own: every block would
 have to do it again, which costs more than it saves.)
@@ -25,7 +25,7 @@ def _thin_kernel(
     BIASED: tl.constexpr, SUMMED: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, INPUTS: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some outputs of all rows. Three weights lie one behind the other in OUT; with GATED two make one output."""
+    """Some outputs of all rows. Three weights lie one after the other in OUT; with GATED two make one output."""
     block = tl.program_id(0)
     total = n0
     weight, bias, n, offset = W0, B0, n0, 0
@@ -76,7 +76,7 @@ def thin_product(
     residual: Tensor | None = None,
     gated: bool = False,
 ) -> Tensor:
-    """Products of x with one to three weights, one behind the other.
+    """Products of x with one to three weights, one after the other.
 
     Args:
         x: [R, 1, K], contiguous, R up to `MOST_ROWS`.

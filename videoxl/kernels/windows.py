@@ -30,7 +30,7 @@ STORED_FROM = 2048  # positions in the cache from which on another kernel begins
 
 
 def query_blocks(parts: Sequence[tuple[int, int]]) -> Tensor:
-    """Blocks of queries of windows that lie one behind the other.
+    """Blocks of queries of windows that lie one after the other.
 
     Args:
         parts: positions of each window, and how many of them are beacons.
@@ -110,11 +110,11 @@ def _rotate_kernel(
 
 
 @triton.jit
-def _more(total, top, output, query, keys, values, at, places, limit, scale, MASKED: tl.constexpr):
-    """Online softmax over the block of keys at `at`. `limit` [queries]: the last of `places` that each may see."""
+def _more(total, top, output, query, keys, values, at, positions, limit, scale, MASKED: tl.constexpr):
+    """Online softmax over the block of keys at `at`. `limit` [queries]: the last of `positions` that each may see."""
     scores = tl.dot(query, tl.trans(keys.load([at, 0])))
     if MASKED:
-        scores = tl.where(places[None, :] <= limit[:, None], scores, float("-inf"))
+        scores = tl.where(positions[None, :] <= limit[:, None], scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, 1) * scale)
     weights = tl.exp2(scores * scale - new_top[:, None])
     shrink = tl.exp2(top - new_top)
@@ -134,7 +134,7 @@ def _rows(keys, values, offset, length, KEYS: tl.constexpr, D: tl.constexpr):
 
 @triton.jit(do_not_specialize=["stored", "begun", "sum_batch", "sum_head"])
 def _attend_kernel(
-    Q, OUT, SUM, CACHE_K, CACHE_V, OWN_K, OWN_V, ORDER, BLOCKS,
+    Q, OUT, SUM, CACHE_K, CACHE_V, OWN_K, OWN_V, PERMUTATION, BLOCKS,
     q_batch, q_row, out_batch, out_row, sum_batch, sum_head, cache_batch, cache_head, own_batch, own_head,
     stored, begun, scale,
     N: tl.constexpr, GROUP: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr,
@@ -149,7 +149,7 @@ def _attend_kernel(
     seen = stored + left
     d = tl.arange(0, D)
     own = first + tl.arange(0, QUERIES)
-    rows = tl.load(ORDER + own, own < end, other=0).to(tl.int64)
+    rows = tl.load(PERMUTATION + own, own < end, other=0).to(tl.int64)
     query = tl.load(Q + batch * q_batch + rows[:, None] * q_row + head * D + d[None, :], own[:, None] < end, other=0.0)
     to = OUT + batch * out_batch + rows[:, None] * out_row + head * D + d[None, :]
     if BEGUN:  # attention to the first `begun` positions stands there already, with the base-2 logarithm of its sum
@@ -161,23 +161,27 @@ def _attend_kernel(
         top = tl.full([QUERIES], float("-inf"), tl.float32)
         total = tl.zeros([QUERIES], tl.float32)
 
-    places = tl.arange(0, KEYS)
-    # Loads through descriptors give zeros behind the end.
+    positions = tl.arange(0, KEYS)
+    # Loads through descriptors give zeros after the end.
     keys, values = _rows(CACHE_K, CACHE_V, batch * cache_batch + group * cache_head, seen, KEYS, D)
     whole = seen // KEYS * KEYS
     for at in tl.range(begun, whole, KEYS, num_stages=STAGES):
-        total, top, output = _more(total, top, output, query, keys, values, at, places, own, scale, False)
+        total, top, output = _more(total, top, output, query, keys, values, at, positions, own, scale, False)
     if whole < seen:
         limit = tl.full([QUERIES], 0, tl.int32) + seen - 1
-        total, top, output = _more(total, top, output, query, keys, values, whole, whole + places, limit, scale, True)
+        total, top, output = _more(
+            total, top, output, query, keys, values, whole, whole + positions, limit, scale, True
+        )
 
     offset = batch * own_batch + group * own_head + start.to(tl.int64) * D
     keys, values = _rows(OWN_K, OWN_V, offset, end - start, KEYS, D)
     plain = (first - start) // KEYS * KEYS  # keys before it are seen by all queries of the block
     for at in tl.range(0, plain, KEYS, num_stages=STAGES):
-        total, top, output = _more(total, top, output, query, keys, values, at, places, own, scale, False)
+        total, top, output = _more(total, top, output, query, keys, values, at, positions, own, scale, False)
     for at in range(plain, tl.minimum(first + QUERIES, end) - start, KEYS):
-        total, top, output = _more(total, top, output, query, keys, values, at, start + at + places, own, scale, True)
+        total, top, output = _more(
+            total, top, output, query, keys, values, at, start + at + positions, own, scale, True
+        )
     output = output / total[:, None]
     tl.store(to, output.to(query.dtype), own[:, None] < end)
 
@@ -188,8 +192,8 @@ def window_attention(
     value: Tensor,
     rope: tuple[Tensor, Tensor],
     memory_rope: tuple[Tensor, Tensor],
-    order: Tensor,
-    places: Tensor,
+    permutation: Tensor,
+    positions: Tensor,
     blocks: Tensor,
     cache: tuple[Tensor, Tensor],
     stored: int,
@@ -200,7 +204,7 @@ def window_attention(
     Args:
         query: [B, T, N D], grouped, not rotated yet; it is rotated in place. key, value: [B, T, G D].
         rope: cosine and signed sine [1, T, D] of the rows. memory_rope: [1, b, D], of beacons in the cache.
-        order, places: [T] int64, as in `WindowLayout`. blocks: `query_blocks` of the windows, on the device.
+        permutation, positions: [T] int64, as in `WindowLayout`. blocks: `query_blocks` of the windows, on the device.
         cache: keys and values [B, G, capacity, D], contiguous but for the batch; capacity >= stored + b.
         stored: M.
 
@@ -213,7 +217,7 @@ def window_attention(
     own = [query.new_empty(batch, groups, rows, dim) for _ in range(2)]
     tables = [table.to(query.dtype).contiguous() for table in (*rope, *memory_rope)]
     _rotate_kernel[(rows, batch)](
-        query, key, value, *tables, places, *own, *cache,
+        query, key, value, *tables, positions, *own, *cache,
         query.stride(0), query.stride(1), key.stride(0), key.stride(1), *own[0].stride()[:2], *cache[0].stride()[:2],
         rows - memory_rope[0].shape[1], stored,
         heads, triton.next_power_of_2(heads), groups, triton.next_power_of_2(groups), dim,
@@ -222,7 +226,7 @@ def window_attention(
     keys, stages = block_keys(query.device)
     triton.set_allocator(_room_for_descriptors)
     _attend_kernel[(heads * len(blocks), batch)](
-        query, output, sums, *cache, *own, order, blocks,
+        query, output, sums, *cache, *own, permutation, blocks,
         query.stride(0), query.stride(1), output.stride(0), output.stride(1), *sums.stride()[:2],
         *cache[0].stride()[:2], *own[0].stride()[:2], stored, begun, scaling * LOG2_E,
         heads, heads // groups, BLOCK_QUERIES, keys, dim, stages, begun > 0, num_warps=_WARPS, num_stages=stages,

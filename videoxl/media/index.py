@@ -136,7 +136,7 @@ def decode_frames(container, stream, wanted: Collection[int] | None = None) -> I
                 return
             if leaves_out:
                 needed = packet.pts is None or packet.pts in wanted
-                # The packet behind a wanted one may be its second field.
+                # The packet after a wanted one may be its second field.
                 stream.codec_context.skip_frame = "DEFAULT" if needed or follows else "NONREF"
                 follows = needed
             for frame in packet.decode():

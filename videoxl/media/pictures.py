@@ -21,7 +21,7 @@ MAX_PIXELS = 178_956_970
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that a path is taken for a picture by; anything else is opened as a video."""
 
-_NEXT_JPEG = b"\xff\xd9\xff\xd8\xff"  # an end marker with a start marker right behind it
+_NEXT_JPEG = b"\xff\xd9\xff\xd8\xff"  # an end marker with a start marker right after it
 _LOOKED_AT = 1 << 24  # bytes; the first picture of a video ends within them
 
 _ORIENTATION = 0x0112  # EXIF tag

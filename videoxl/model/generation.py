@@ -1,6 +1,6 @@
 """`generate`, `summarize` and what ties a summarised sequence to transformers' generation loop.
 
-The prompt is read up to the text behind its last visual region by the runner; the rest, and every new token, is
+The prompt is read up to the text after its last visual span by the runner; the rest, and every new token, is
 ordinary Qwen2 decoding on the `SummaryCache`, driven by transformers.
 
 Shape letters: B batch, L tokens of the expanded prompt, t tokens of a step.
@@ -22,16 +22,16 @@ from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, get_compressor
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
-from videoxl.model.decoder.decode_graph import run_ahead
+from videoxl.model.decoder.decode_graph import speculate
 from videoxl.model.memory import VideoMemory
 from videoxl.model.prompt import Prompt, split_prompt
 from videoxl.model.room import ensure_room
 from videoxl.model.runner import check_finite, last_hidden, make_chooser, read_context
-from videoxl.model.visual import Progress, arrange_regions
+from videoxl.model.visual import Progress, arrange_spans
 from videoxl.utils.compat import CACHE, take_cache
 from videoxl.utils.timing import StageTimer
 
-ROOM_FOR_TEXT = 2048  # positions reserved behind a summary for the question and its answer
+ROOM_FOR_TEXT = 2048  # positions reserved after a summary for the question and its answer
 
 
 class VideoXLGenerationMixin(GenerationMixin):
@@ -53,15 +53,15 @@ class VideoXLGenerationMixin(GenerationMixin):
         progress: Progress | None = None,
         **kwargs,
     ) -> GenerateOutput | Tensor:
-        """Answer prompts that hold visual regions.
+        """Answer prompts that hold visual spans.
 
         Args:
-            inputs: [B, L'] int64 with `IMAGE_TOKEN_INDEX` once for each region (or as `input_ids=`).
+            inputs: [B, L'] int64 with `IMAGE_TOKEN_INDEX` once for each visual span (or as `input_ids=`).
             images, modalities: as in `forward`.
-            beacon_skip_first, beacon_skip_last: first visual token and first token behind the region. Found from the
+            beacon_skip_first, beacon_skip_last: first visual token and first token after the span. Found from the
                 placeholder; given ones are checked against it.
-            memory: a `VideoMemory` that stands for the first region; `images` then holds the later ones only, which
-                are read with the memory's ratio.
+            memory: a `VideoMemory` that stands for the first visual span; `images` then holds the later ones only,
+                which are read with the memory's ratio.
             ratio: compression ratio of this call; None: `config.beacon_ratio`. A memory has its own.
             compressor: how visual tokens become positions, by name; None: by beacons. A memory has its own.
             progress: called with numbers of frames as they are read.
@@ -69,10 +69,10 @@ class VideoXLGenerationMixin(GenerationMixin):
 
         Returns:
             What transformers returns; `sequences` begin with the expanded prompt, each visual token written as id
-            `vocab_size - 1`. Rows with shorter text behind the last region are padded at that text's start.
+            `vocab_size - 1`. Rows with shorter text after the last visual span are padded at that text's start.
 
         Raises:
-            PromptError, BatchError, PlanError: see `split_prompt`, `arrange_regions` and `RatioChooser`.
+            PromptError, BatchError, PlanError: see `split_prompt`, `arrange_spans` and `RatioChooser`.
             MemoryLimitError: videos that do not fit on the GPU.
         """
         input_ids = kwargs.pop("input_ids", inputs)
@@ -87,20 +87,20 @@ class VideoXLGenerationMixin(GenerationMixin):
             warnings.warn("use_cache=False is ignored: a summarised video exists only as a cache", stacklevel=2)
 
         prompt = split_prompt(input_ids, attention_mask)
-        if prompt.num_regions == 0:
+        if prompt.num_spans == 0:
             raise PromptError("`images` or `memory` was given, but the prompt holds no <image> placeholder")
         if memory is not None:
             if ratio is not None or compressor is not None:
                 raise PromptError("a memory has its ratio and its compressor already; leave ratio and compressor out")
             memory.check_prompt(self, prompt)
-        regions = arrange_regions(
+        spans = arrange_spans(
             [] if images is None else images,
             modalities,
             len(input_ids),
-            prompt.num_regions - (memory is not None),
+            prompt.num_spans - (memory is not None),
             self.model,
         )
-        lengths = [region.length(self.model) for region in regions]
+        lengths = [span.length(self.model) for span in spans]
         if memory is not None:
             lengths.insert(0, memory.num_visual_tokens)
         _check_skip(prompt, lengths, beacon_skip_first, beacon_skip_last)
@@ -108,12 +108,12 @@ class VideoXLGenerationMixin(GenerationMixin):
         total = sum(text.shape[1] for text in prompt.texts) + sum(lengths) + prompt.suffixes.longest
         method = get_compressor(compressor) if memory is None else memory.reader.compressor
         chooser = make_chooser(self.config, total, ratio, compressor=method)
-        frames = sum(len(region.pixels[0]) for region in regions if region.modality == "video")
+        frames = sum(len(span.pixels[0]) for span in spans if span.modality == "video")
         if frames:
             drawn = chooser if memory is None else memory.reader.planner.chooser
             ensure_room(self, frames, drawn.least(), rows=len(input_ids), may_choose=memory is None, compressor=method)
         if memory is not None:
-            cache, chooser = memory.finalize_for_query(len(input_ids))  # later regions draw on, as in one sequence
+            cache, chooser = memory.finalize_for_query(len(input_ids))  # later visual spans draw on, as in one sequence
             rest = Prompt(prompt.texts[1:], prompt.suffixes)
         else:
             cache, rest = SummaryCache(len(self.model.layers)), prompt
@@ -121,7 +121,7 @@ class VideoXLGenerationMixin(GenerationMixin):
                 ratio = chooser.ratios[0]
                 kept = sum(lengths) // ratio if ratio else sum(lengths)
                 cache.reserve(total - sum(lengths) + kept + 2 * self.config.beacon_window + ROOM_FOR_TEXT)
-        hidden = last_hidden(read_context(self.model, rest, regions, cache, chooser, progress, method))
+        hidden = last_hidden(read_context(self.model, rest, spans, cache, chooser, progress, method))
         if hidden is not None:
             check_finite(hidden, cache)
 
@@ -131,7 +131,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         if kwargs["pad_token_id"] is None:
             kwargs["pad_token_id"] = _first(self.generation_config.eos_token_id)
         kwargs |= {"attention_mask": mask, CACHE: cache, "use_cache": True}
-        with run_ahead(self) if self._is_greedy(args, kwargs) else nullcontext():
+        with speculate(self) if self._is_greedy(args, kwargs) else nullcontext():
             return super().generate(expanded, *args, **kwargs)
 
     def _is_greedy(self, args: tuple, given: dict) -> bool:
@@ -180,10 +180,10 @@ class VideoXLGenerationMixin(GenerationMixin):
         """Expanded ids [B, L] with `vocab_size - 1` for visual tokens, and their mask [B, L]."""
         visual_id = self.config.vocab_size - 1
         suffix, suffix_mask = prompt.suffixes.pad(visual_id, "left")
-        pieces = []
+        segments = []
         for text, length in zip(prompt.texts, lengths):
-            pieces += [text, text.new_full((len(text), length), visual_id)]
-        expanded = torch.cat([*pieces, suffix], dim=1)
+            segments += [text, text.new_full((len(text), length), visual_id)]
+        expanded = torch.cat([*segments, suffix], dim=1)
         mask = torch.ones_like(expanded)
         if suffix_mask is not None:
             mask[:, -suffix.shape[1] :] = suffix_mask
@@ -231,7 +231,7 @@ def _check_skip(prompt: Prompt, lengths: list[int], first: int | None, last: int
     found = prompt.texts[0].shape[1]
     if first is not None and first != found:
         raise PromptError(f"beacon_skip_first is {first}, but the placeholder stands at {found}; leave it out")
-    if last is not None and prompt.num_regions == 1 and last != found + lengths[0]:
+    if last is not None and prompt.num_spans == 1 and last != found + lengths[0]:
         raise PromptError(
             f"beacon_skip_last is {last}, but the visual tokens end at {found + lengths[0]} ({found} before them, "
             f"{lengths[0]} of them); leave it out"

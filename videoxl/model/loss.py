@@ -5,8 +5,8 @@ enough to do for a GPU at once, and wrappers that gather a layer's weights do so
 
 Several processes train one model, and each has another prompt: more windows, no video at all. Data-parallel wrappers
 need every process to run the same modules in the same order, or they wait for each other for ever. So before a batch is
-read the processes agree on how often each part runs, and those with less to do run the rest on blanks whose loss
-counts zero. The order is the same everywhere: vision, text, windows, text, head.
+read the processes synchronise how often each part runs, and those with less to do add dummy passes whose loss counts
+zero. The order is the same everywhere: vision, text, windows, text, head.
 
 Shape letters: B batch, L tokens of a prompt, t tokens of a step, H hidden size, V vocabulary, N labelled tokens.
 """
@@ -27,14 +27,14 @@ from transformers import PreTrainedModel
 
 from videoxl.cache.gradient import GradientCache
 from videoxl.compression.base import Compressor, get_compressor
-from videoxl.compression.plan import RatioChooser, Window, group_windows, plan_region
+from videoxl.compression.plan import RatioChooser, Window, group_windows, plan_span
 from videoxl.constants import IGNORE_INDEX
 from videoxl.errors import BatchError
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder.decoder import VideoXLModel
 from videoxl.model.prompt import Prompt, Rows, shifted_labels
 from videoxl.model.runner import group_limit, warn_of_unsummarised
-from videoxl.model.visual import Region, encode_frames, iter_features
+from videoxl.model.visual import VisualSpan, encode_frames, iter_features
 from videoxl.utils.transfer import send
 
 LOGITS_AT_ONCE = 1024 * 152_064  # made for the loss: 0.6 GB in fp32, 1024 rows of Qwen2's vocabulary
@@ -75,12 +75,12 @@ class TrainingOptions:
 
     Attributes:
         questions_per_video: rows of `input_ids` that share the prefix and visual input of one row of `images`.
-        position_gap_max: largest number of RoPE positions left out at random before a window and before text behind
+        position_gap_max: largest number of RoPE positions left out at random before a window and before text after
             one (0: none), so that positions beyond the length of the training samples are seen.
         gap_seed: of those draws.
         bptt_windows: windows at the end of a prompt through which gradients flow; None: all. Windows before them are
             read without, except those that hold evidence.
-        evidence: for each region, visual tokens as half-open ranges that hold what the answer needs.
+        evidence: for each visual span, visual tokens as half-open ranges that hold what the answer needs.
         sync: makes all processes run the same passes; None in a single one.
         label_hook: what a data source makes of its labels before the loss; None: they are ids.
         compressor: how visual tokens become positions, by name; None: by beacons.
@@ -99,7 +99,7 @@ class TrainingOptions:
 def training_loss(
     model: PreTrainedModel,
     prompt: Prompt,
-    regions: list[Region],
+    spans: list[VisualSpan],
     chooser: RatioChooser,
     options: TrainingOptions,
 ) -> tuple[Tensor, Tensor, GradientCache]:
@@ -108,41 +108,42 @@ def training_loss(
     Args:
         model: a `LlavaQwenForCausalLM`.
         prompt: rows with labels; `questions_per_video` consecutive rows have the same texts before the suffix.
-        regions: visual input of every `questions_per_video`-th row.
+        spans: visual input of every `questions_per_video`-th row.
 
     Returns:
-        The summed loss (a scalar with gradient), the number of labelled tokens, and the cache behind the last text.
+        The summed loss (a scalar with gradient), the number of labelled tokens, and the cache after the last text.
     """
     inner = model.model
     times = options.questions_per_video
     shared = _context_rows(prompt, times)
-    lengths = [region.length(inner) for region in regions]
+    lengths = [span.length(inner) for span in spans]
     *context_targets, suffix_targets = shifted_labels(prompt, lengths, times)
     count = sum((part != IGNORE_INDEX).sum() for part in (*context_targets, suffix_targets))
 
     groups = _plan_groups(inner.config, chooser, lengths, len(shared[0]) if shared else 1, options)
     method = get_compressor(options.compressor)
-    mine = _count_passes(inner, shared, groups, regions, int(count), method)
+    mine = _count_passes(inner, shared, groups, spans, int(count), method)
     wanted = mine if options.sync is None else options.sync(mine).maximum(AT_LEAST)
     # Vision first, in one go: the order is the same in every process then.
-    features = [torch.cat(list(iter_features(inner, region)), dim=1) for region in regions]
+    features = [torch.cat(list(iter_features(inner, span)), dim=1) for span in spans]
     dummies = _DummyPasses(model)
     if options.sync is not None:
         dummies.encode(wanted.vision - mine.vision)
         for feature in features:
-            dummies.keep(feature[:, :1])  # else a region that no gradient reaches would not take part in the way back
+            # Without it, a visual span that no gradient reaches would not take part in the backward pass.
+            dummies.keep(feature[:, :1])
     texts, suffix = _embed_once(inner, shared, prompt.suffixes)
     together = options.sync is not None
     beacon = inner.embed_beacon() if inner.config.enable_beacon or together else None
     if together and torch.is_grad_enabled():
-        features = [_on_the_way_back(feature) for feature in features]
+        features = [_in_backward_pass(feature) for feature in features]
         texts, suffix, beacon = (
-            [_on_the_way_back(text) for text in texts],
-            _on_the_way_back(suffix),
-            _on_the_way_back(beacon),
+            [_in_backward_pass(text) for text in texts],
+            _in_backward_pass(suffix),
+            _in_backward_pass(beacon),
         )
     missing = wanted.decoder - mine.decoder
-    if not regions and missing:
+    if not spans and missing:
         dummies.read_text(suffix[:1, :1], beacon)
         missing -= 1
 
@@ -159,7 +160,7 @@ def training_loss(
     dummies.read_windows(missing, beacon)
     if times > 1:
         cache.repeat(times)
-    if regions:
+    if spans:
         gaps.leave(cache)
     rows.add(inner.text_step(suffix, cache), suffix_targets)
     loss = rows.sum_loss(inner.norm, model.lm_head, wanted.head, _head_rows(inner.config.vocab_size))
@@ -167,7 +168,7 @@ def training_loss(
 
 
 def _context_rows(prompt: Prompt, times: int) -> list[Tensor]:
-    """Texts before each region, a row a video; rows that share one must agree in them."""
+    """Texts before each visual span, a row a video; rows that share one must have the same."""
     if len(prompt.suffixes) % times:
         raise BatchError(f"{len(prompt.suffixes)} rows cannot be {times} questions each about one video")
     firsts = [text[::times] for text in prompt.texts]
@@ -177,18 +178,18 @@ def _context_rows(prompt: Prompt, times: int) -> list[Tensor]:
 
 
 def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: Rows) -> tuple[list[Tensor], Tensor]:
-    """Embeddings of all text in one call, however many pieces it comes in: `texts` and the padded suffix, [B, t, H]."""
+    """Embeddings of all text in one call, in any number of segments: `texts` and the padded suffix, [B, t, H]."""
     padded, _ = suffixes.pad(0, "right")
-    pieces = [*texts, padded]
-    ids = torch.cat([piece.flatten() for piece in pieces])
+    segments = [*texts, padded]
+    ids = torch.cat([segment.flatten() for segment in segments])
     embedded = inner.embed_tokens(send(ids, inner.input_device))
-    parts = embedded.split([piece.numel() for piece in pieces])
-    shaped = [part.view(*piece.shape, embedded.shape[1]) for part, piece in zip(parts, pieces)]
+    parts = embedded.split([segment.numel() for segment in segments])
+    shaped = [part.view(*segment.shape, embedded.shape[1]) for part, segment in zip(parts, segments)]
     return shaped[:-1], shaped[-1]
 
 
-def _on_the_way_back(embeds: Tensor) -> Tensor:
-    """An input that asks for a gradient even if nothing behind it learns, so that all steps go the same way back."""
+def _in_backward_pass(embeds: Tensor) -> Tensor:
+    """An input that asks for a gradient even if nothing after it learns, so that all steps share one backward pass."""
     return embeds if embeds.requires_grad else embeds.detach().requires_grad_()
 
 
@@ -196,12 +197,12 @@ def _count_passes(
     inner: VideoXLModel,
     texts: list[Tensor],
     groups: list[list[WindowGroup]],
-    regions: list[Region],
+    spans: list[VisualSpan],
     labelled: int,
     compressor: Compressor,
 ) -> PassCounts:
-    vision = sum(region.num_passes(inner) for region in regions)
-    read = sum(compressor.has_rows(group.windows) for region in groups for group in region)
+    vision = sum(span.num_passes(inner) for span in spans)
+    read = sum(compressor.has_rows(group.windows) for span in groups for group in span)
     decoder = sum(text.shape[1] > 0 for text in texts) + read + 1
     return PassCounts(vision, decoder, max(1, math.ceil(labelled / _head_rows(inner.config.vocab_size))))
 
@@ -213,7 +214,7 @@ def _head_rows(vocab_size: int) -> int:
 
 @dataclass(frozen=True)
 class WindowGroup:
-    """Windows of one region that are read together, with gradients or all without."""
+    """Windows of one visual span that are read together, with gradients or all without."""
 
     windows: tuple[Window, ...]
     flows: bool
@@ -222,14 +223,14 @@ class WindowGroup:
 def _plan_groups(
     config: VideoXLConfig, chooser: RatioChooser, lengths: list[int], rows: int, options: TrainingOptions
 ) -> list[list[WindowGroup]]:
-    """The windows of each region in the order of reading. A window that keeps everything is text: it goes alone."""
+    """The windows of each visual span in reading order. A window that keeps everything is text: it goes alone."""
     limit = group_limit(config, rows, TRAINED_AT_ONCE)
     flowing = _flowing_windows(lengths, config.beacon_window, options)
     planned = []
-    for region, length in enumerate(lengths):
-        windows = list(plan_region(length, config.beacon_window, chooser))
+    for span, length in enumerate(lengths):
+        windows = list(plan_span(length, config.beacon_window, chooser))
         groups = []
-        for flows, run in groupby(enumerate(windows), lambda each, region=region: each[0] in flowing[region]):
+        for flows, run in groupby(enumerate(windows), lambda each, span=span: each[0] in flowing[span]):
             groups += [WindowGroup(group, flows) for group in group_windows([window for _, window in run], limit)]
         if windows and windows[-1].remainder_after:
             warn_of_unsummarised(windows[-1].remainder_after, length)
@@ -238,15 +239,15 @@ def _plan_groups(
 
 
 def _flowing_windows(lengths: list[int], window: int, options: TrainingOptions) -> list[set[int]]:
-    """For each region the windows through which gradients flow."""
+    """For each visual span the windows through which gradients flow."""
     if options.bptt_windows is None:
         return [set(range(math.ceil(length / window))) for length in lengths]
-    places = [(region, index) for region, length in enumerate(lengths) for index in range(math.ceil(length / window))]
-    flowing = set(places[max(0, len(places) - options.bptt_windows) :])
-    for region, ranges in enumerate(options.evidence):
+    positions = [(span, index) for span, length in enumerate(lengths) for index in range(math.ceil(length / window))]
+    flowing = set(positions[max(0, len(positions) - options.bptt_windows) :])
+    for span, ranges in enumerate(options.evidence):
         for start, stop in ranges:
-            flowing |= {(region, index) for index in range(start // window, math.ceil(stop / window))}
-    return [{index for place, index in flowing if place == region} for region in range(len(lengths))]
+            flowing |= {(span, index) for index in range(start // window, math.ceil(stop / window))}
+    return [{index for owner, index in flowing if owner == span} for span in range(len(lengths))]
 
 
 def _read_context(
@@ -258,17 +259,17 @@ def _read_context(
     gaps: _Gaps,
     compressor: Compressor,
 ) -> Iterator[tuple[Tensor, int, list[int] | None]]:
-    """`read_context` for training, on embeddings and visual tokens [B, t, H] of each region, with gaps before windows.
+    """`read_context` for training, on embeddings and visual tokens [B, t, H] of each span, with gaps before windows.
 
     Yields, step by step, the hidden states [B, T, H] of the rows that were read, the number of expanded tokens they
     stand for, and which of those each row stands for (None: each row for one, in order).
     """
-    for index, (text, visual, of_region) in enumerate(zip(texts, features, groups)):
+    for index, (text, visual, span_groups) in enumerate(zip(texts, features, groups)):
         if text.shape[1]:
             if index:
                 gaps.leave(cache)
             yield inner.text_step(text, cache), text.shape[1], None
-        for group in of_region:
+        for group in span_groups:
             windows = group.windows
             left_out = [gaps.leave(cache) for _ in windows]
             with nullcontext() if group.flows else torch.no_grad():
@@ -295,7 +296,7 @@ class _Gaps:
 class _LabelledRows:
     """Collects the hidden states that have to predict something; most of a long video has none.
 
-    With `keep_all` steps without any stay connected to the loss, so that all of them take part in the way back.
+    With `keep_all` steps without any stay connected to the loss, so that all of them take part in the backward pass.
     """
 
     def __init__(self, keep_all: bool, label_hook: LabelHook | None):
@@ -306,11 +307,11 @@ class _LabelledRows:
 
     def add(self, hidden: Tensor, targets: Tensor) -> None:
         """hidden [B, t, H] before the final norm, targets [B, t] already shifted, on the CPU."""
-        places = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]  # targets lie on the CPU: nobody waits for this
-        if not (self._keep_all or len(places)):
+        positions = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]  # targets lie on the CPU: nobody waits for this
+        if not (self._keep_all or len(positions)):
             return
-        self._rows.append(hidden.flatten(0, 1).index_select(0, send(places, hidden.device)))
-        self._wanted.append(targets.flatten()[places])
+        self._rows.append(hidden.flatten(0, 1).index_select(0, send(positions, hidden.device)))
+        self._wanted.append(targets.flatten()[positions])
 
     def sum_loss(self, norm: torch.nn.Module, head: torch.nn.Module, passes: int, at_once: int) -> Tensor:
         """Cross entropy summed over all rows, through `passes` passes of the head with `at_once` rows each."""
@@ -337,7 +338,7 @@ class _DummyPasses:
     """Passes on nothing, kept in the graph with weight zero.
 
     Attributes:
-        total: zero, connected to every blank pass.
+        total: zero, connected to every dummy pass.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -363,11 +364,11 @@ class _DummyPasses:
         config, weight = self._inner.config, next(self._inner.norm.parameters())
         ratio = max(config.active_ratios)
         tokens = torch.zeros(1, ratio or 1, config.hidden_size, dtype=weight.dtype, device=weight.device)
-        tokens = _on_the_way_back(tokens)
+        tokens = _in_backward_pass(tokens)
         for _ in range(passes):
             self.keep(self._inner.windows_step(tokens, self._cache, [Window(0, tokens.shape[1], ratio, 0)]))
         # The keys and values that nobody reads, too: DeepSpeed counts the outputs of a module that gradients reach.
         for layer in self._cache.layers:
-            for key, value in layer.pieces[-1:]:
+            for key, value in layer.kv_chunks[-1:]:
                 self.keep(key)
                 self.keep(value)

@@ -24,7 +24,7 @@ from videoxl.compression.plan import RatioChooser
 from videoxl.errors import BatchError, MemoryFileError, PromptError
 from videoxl.model.prompt import Prompt
 from videoxl.model.room import ensure_room
-from videoxl.model.runner import RegionReader, check_finite, last_hidden, make_chooser
+from videoxl.model.runner import SpanReader, check_finite, last_hidden, make_chooser
 from videoxl.model.visual import Progress, frame_tokens, iter_pixels
 from videoxl.utils.timing import StageTimer
 
@@ -37,7 +37,7 @@ class VideoMemory:
 
     Attributes:
         cache: the `SummaryCache` of prefix and full windows.
-        reader: plan, pending tokens and windows of the video's region.
+        reader: plan, pending tokens and windows of the video's visual span.
         prefix_ids: ids of the text before the video.
         timestamps: seconds of each frame, NaN where unknown. indices: number of each frame in its file, -1 if unknown.
         source: what is known of the file (`path`, `fps`), empty for bare tensors.
@@ -45,7 +45,7 @@ class VideoMemory:
         rows: videos that are read side by side, equally long; 1 but for what `fork(rows)` makes.
     """
 
-    def __init__(self, model, cache: SummaryCache, reader: RegionReader, prefix_ids: list[int]):
+    def __init__(self, model, cache: SummaryCache, reader: SpanReader, prefix_ids: list[int]):
         self._model = weakref.ref(model)
         self.cache = cache
         self.reader = reader
@@ -58,7 +58,7 @@ class VideoMemory:
         self._fingerprint: dict[str, str] | None = None
         self._torn = False
         self._is_closed = False
-        self._closed: tuple[SummaryCache, RegionReader] | None = None
+        self._closed: tuple[SummaryCache, SpanReader] | None = None
         self._closing = threading.Lock()
 
     @classmethod
@@ -79,7 +79,7 @@ class VideoMemory:
         cache = SummaryCache(len(model.model.layers))
         if prefix.shape[1]:
             model.model.text_step(model.model.embed_tokens(prefix), cache)
-        reader = RegionReader(model.model, cache, chooser, method)
+        reader = SpanReader(model.model, cache, chooser, method)
         return cls(model, cache, reader, prefix[0].tolist())
 
     @property
@@ -160,7 +160,7 @@ class VideoMemory:
         self.check_whole()
         if rows != 1 and self.rows != 1:
             raise BatchError(f"a memory of {self.rows} videos cannot be forked into rows; take one out with row()")
-        self._closed = None  # what a question has left behind the last window would be in the fork's way
+        self._closed = None  # what a question has left after the last window would be in the fork's way
         cache = self.cache.fork()
         reader = self.reader.fork(cache)
         if rows > 1:
@@ -180,7 +180,7 @@ class VideoMemory:
                 reader.pending = reader.pending[index].unsqueeze(0)
         return self._like(cache, reader, 1)
 
-    def _like(self, cache: SummaryCache, reader: RegionReader, rows: int) -> VideoMemory:
+    def _like(self, cache: SummaryCache, reader: SpanReader, rows: int) -> VideoMemory:
         other = VideoMemory(self.model, cache, reader, self.prefix_ids)
         other.timestamps, other.indices = list(self.timestamps), list(self.indices)
         other.source, other.notes = dict(self.source), list(self.notes)
@@ -200,7 +200,7 @@ class VideoMemory:
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def check_prompt(self, model, prompt: Prompt) -> None:
-        """Raise `PromptError` unless every row of `prompt` begins with this memory's prefix and a region."""
+        """Raise `PromptError` unless every row of `prompt` begins with this memory's prefix and a visual span."""
         self.check_whole()
         if model is not self._model() and model_fingerprint(model) != self.fingerprint:
             raise MemoryFileError(
@@ -217,7 +217,7 @@ class VideoMemory:
 
     @torch.no_grad()
     def finalize_for_query(self, num_rows: int = 1) -> tuple[SummaryCache, RatioChooser]:
-        """A cache for a question, pending tokens read too, and the state of the ratio's draws behind it.
+        """A cache for a question, pending tokens read too, and the state of the ratio's draws after it.
 
         This memory does not change. Pending tokens are read for the first question alone.
         """
@@ -365,7 +365,7 @@ class VideoMemory:
                 layer.replace(*(part.unsqueeze(0) for part in pair))
         limit = model.config.max_position_embeddings
         chooser = RatioChooser(state.ratios, state.ratio_mix, state.window, limit)
-        reader = RegionReader(model.model, cache, chooser, get_compressor(state.compressor))
+        reader = SpanReader(model.model, cache, chooser, get_compressor(state.compressor))
         # A memory holds full windows only, so the plan is found again by planning as many.
         reader.windows = [reader.planner.next_window(state.window) for _ in state.window_ratios]
         cache.restore(len(state.prefix_ids) + reader.planner.position, state.window_ratios)

@@ -57,7 +57,7 @@ class Modality(ABC):
 
 
 class Video(Modality):
-    """Frames: each pooled to fewer tokens, one frame behind the other (144 a frame in the published geometry)."""
+    """Frames: each pooled to fewer tokens, one frame after the other (144 a frame in the published geometry)."""
 
     name = "video"
 

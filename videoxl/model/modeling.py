@@ -3,7 +3,7 @@
 The class carries the published architecture's name, so that published checkpoints load as they are and saved ones read
 like published ones.
 
-Shape letters: B batch, L tokens of a prompt with one placeholder a region, t tokens of a step, V vocabulary.
+Shape letters: B batch, L tokens of a prompt with one placeholder a visual span, t tokens of a step, V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from videoxl.model.generation import VideoXLGenerationMixin
 from videoxl.model.loss import TrainingOptions, training_loss
 from videoxl.model.prompt import split_prompt
 from videoxl.model.runner import make_chooser, read_context
-from videoxl.model.visual import arrange_regions
+from videoxl.model.visual import arrange_spans
 from videoxl.utils.compat import CACHE, one_cache
 
 
@@ -59,7 +59,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
     def enable_input_require_grads(self) -> None:
         """Nothing. peft asks for it, for a kind of checkpointing that is not used here.
 
-        A tower that stands still would keep everything for a way back that nobody needs.
+        A tower that is frozen would keep everything for a backward pass that nobody needs.
         """
 
     def save_pretrained(self, *args, **kwargs) -> None:
@@ -93,7 +93,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         """Loss or logits of a batch of prompts.
 
         Args:
-            input_ids: [B, L] int64, `IMAGE_TOKEN_INDEX` once for each visual region.
+            input_ids: [B, L] int64, `IMAGE_TOKEN_INDEX` once for each visual span.
             attention_mask: [B, L], zero for padding, which may stand anywhere.
             labels: [B, L] int64 (the value at a placeholder is ignored), `IGNORE_INDEX` where nothing is learnt.
             images: flat list, row by row, of pixel values [frames or views, 3, S, S].
@@ -102,11 +102,11 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             ratio: compression ratio of this call; None: `config.beacon_ratio`.
             ratio_seed: seed of the draws where `config.beacon_ratio` holds several ratios.
             training_options: what a training step does differently from plain reading.
-            logits_to_keep: as in transformers; with `images` it counts within the text behind the last region.
+            logits_to_keep: as in transformers; with `images` it counts within the text after the last visual span.
 
         Returns:
             `loss` with labels: the sum over labelled tokens divided by their number (or by `num_items_in_batch`).
-            `logits` without labels: [B, t, V], of the text behind the last region where there are images (rows
+            `logits` without labels: [B, t, V], of the text after the last visual span where there are images (rows
             shorter than the longest are padded on the right); then the output's cache holds the summarised sequence.
             `window_ratios` with images: the ratio of every window.
         """
@@ -131,21 +131,19 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         prompt = split_prompt(input_ids, attention_mask, labels)
         options = training_options or TrainingOptions()
         num_videos = len(input_ids) // options.questions_per_video
-        regions = arrange_regions(
-            images if images is not None else [], modalities, num_videos, prompt.num_regions, model
-        )
-        total = sum(text.shape[1] for text in prompt.texts) + sum(region.length(model) for region in regions)
+        spans = arrange_spans(images if images is not None else [], modalities, num_videos, prompt.num_spans, model)
+        total = sum(text.shape[1] for text in prompt.texts) + sum(span.length(model) for span in spans)
         total += prompt.suffixes.longest
         method = get_compressor(options.compressor)
         chooser = make_chooser(self.config, total, ratio, ratio_seed, method)
         if labels is not None:
-            loss, count, cache = training_loss(self, prompt, regions, chooser, options)
+            loss, count, cache = training_loss(self, prompt, spans, chooser, options)
             given = kwargs.get("num_items_in_batch")
             loss = loss / (count.clamp(min=1) if given is None else given)
             return VideoXLOutput(loss=loss, window_ratios=tuple(cache.window_ratios))
 
         cache = (GradientCache if torch.is_grad_enabled() else SummaryCache)(len(model.layers))
-        for _ in read_context(model, prompt, regions, cache, chooser, compressor=method):
+        for _ in read_context(model, prompt, spans, cache, chooser, compressor=method):
             pass
         suffix, _ = prompt.suffixes.pad(0, "right")
         hidden = model.text_step(model.embed_tokens(suffix.to(model.input_device)), cache)
@@ -167,7 +165,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         logits_to_keep,
         kwargs,
     ) -> CausalLMOutputWithPast:
-        """Text alone: plain Qwen2 on any cache, or text behind a summarised sequence on a `SummaryCache`."""
+        """Text alone: plain Qwen2 on any cache, or text after a summarised sequence on a `SummaryCache`."""
         if not isinstance(cache, SummaryCache):
             return super().forward(
                 input_ids=input_ids,

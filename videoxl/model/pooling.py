@@ -26,7 +26,7 @@ def pool_patches(features: Tensor, stride: int, mode: str) -> Tensor:
             f"cannot pool {patches} patches with stride {stride}: they must form a square at least as wide"
         )
     if mode == "average" and side % stride == 0:
-        # As a mean it keeps nothing for the way back, and needs no other order of axes.
+        # As a mean it keeps nothing for the backward pass, and needs no other order of axes.
         cells = side // stride
         grid = features.reshape(frames, cells, stride, cells, stride, hidden)
         return grid.mean(dim=(2, 4)).flatten(1, 2)

@@ -1,6 +1,6 @@
-"""A batch of prompts as alternating text and visual regions, checked before anything is computed.
+"""A batch of prompts as alternating text and visual spans, checked before anything is computed.
 
-Shape letters: B rows, L tokens of a row with one placeholder a region, t tokens of a segment.
+Shape letters: B rows, L tokens of a row with one placeholder a visual span, t tokens of a segment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Rows:
     """Ids of B rows of any lengths, on the CPU. A training batch has hundreds, so they are handled together.
 
     Attributes:
-        values: [B, t_max] int64, each row from the left; what stands behind its end means nothing.
+        values: [B, t_max] int64, each row from the left; what stands after its end means nothing.
         lengths: [B] int64; the longest is t_max.
     """
 
@@ -33,8 +33,8 @@ class Rows:
         """From lists of ids."""
         lengths = np.array([len(row) for row in rows])
         values = np.zeros((len(rows), lengths.max()), dtype=np.int64)
-        for place, row in enumerate(rows):
-            values[place, : len(row)] = row
+        for position, row in enumerate(rows):
+            values[position, : len(row)] = row
         return cls(values, lengths)
 
     def __len__(self) -> int:
@@ -69,11 +69,11 @@ class Rows:
 
 @dataclass
 class Prompt:
-    """Rows of equal structure: text, region, text, ..., region, text.
+    """Rows of equal structure: text, visual span, text, ..., visual span, text.
 
     Attributes:
-        texts: [B, t] ids before each region, equally long in every row (t may be 0). One entry a region.
-        suffixes: ids behind the last region, of any lengths.
+        texts: [B, t] ids before each visual span, equally long in every row (t may be 0). One entry a visual span.
+        suffixes: ids after the last visual span, of any lengths.
         labels: `texts`' and `suffixes`' labels in the same form, or None.
     """
 
@@ -82,8 +82,8 @@ class Prompt:
     labels: tuple[list[Tensor], Rows] | None = field(default=None)
 
     @property
-    def num_regions(self) -> int:
-        """Visual regions of one row."""
+    def num_spans(self) -> int:
+        """Visual spans of one row."""
         return len(self.texts)
 
 
@@ -94,8 +94,8 @@ def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels
     memory with what is given.
 
     Raises:
-        PromptError: an id below 0 that is no placeholder, no token behind the last region, or shapes that differ.
-        BatchError: rows that differ in their number of regions or in the lengths of text before a region.
+        PromptError: an id below 0 that is no placeholder, no token after the last visual span, or shapes that differ.
+        BatchError: rows that differ in their number of visual spans or in the lengths of text before a visual span.
     """
     if input_ids.dim() != 2:
         raise PromptError(f"input_ids must be [batch, tokens]; it has the shape {list(input_ids.shape)}")
@@ -107,14 +107,14 @@ def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels
     ids, mask, labels = (x if x is None else x.cpu().numpy() for x in (input_ids, attention_mask, labels))
     stray = ids[(ids < 0) & (ids != IMAGE_TOKEN_INDEX)]
     if stray.size:
-        raise PromptError(f"input_ids holds {stray[0]}; only {IMAGE_TOKEN_INDEX} (a visual region) may be negative")
+        raise PromptError(f"input_ids holds {stray[0]}; only {IMAGE_TOKEN_INDEX} (a visual span) may be negative")
     kept = np.full(len(ids), ids.shape[1])
     if mask is not None:
         kept, ids, labels = _without_padding(mask.astype(bool), ids, labels)
     cuts = _find_cuts((ids == IMAGE_TOKEN_INDEX) & (np.arange(ids.shape[1]) < kept[:, None]))
     start = cuts[-1] + 1 if cuts else 0
     if (kept == start).any():
-        raise PromptError("the prompt ends with a visual region; put text (at least the assistant's turn) behind it")
+        raise PromptError("the prompt ends with a visual span; put text (at least the assistant's turn) after it")
     prompt = Prompt(*_split(ids, cuts, kept - start))
     if labels is not None:
         prompt.labels = _split(labels, cuts, kept - start)
@@ -133,51 +133,51 @@ def _without_padding(
     return lengths, *(x if x is None else x[:, : lengths.max()] for x in both)
 
 
-def _find_cuts(places: np.ndarray) -> list[int]:
-    """Columns of the placeholders, the same in every row of `places` [B, t]; else a `BatchError`."""
-    numbers, columns = places.sum(axis=1), np.nonzero(places)[1]
-    if (places == places[0]).all():
+def _find_cuts(positions: np.ndarray) -> list[int]:
+    """Columns of the placeholders, the same in every row of `positions` [B, t]; else a `BatchError`."""
+    numbers, columns = positions.sum(axis=1), np.nonzero(positions)[1]
+    if (positions == positions[0]).all():
         return columns[: numbers[0]].tolist()
     of_rows = np.split(columns, numbers.cumsum()[:-1])
     lengths = [(np.diff(of_row, prepend=-1) - 1).tolist() for of_row in of_rows]
     raise BatchError(
-        "rows of a batch need the same text lengths before each visual region (only the text behind the last one "
+        "rows of a batch need the same text lengths before each visual span (only the text after the last one "
         f"may differ); the rows have {lengths} tokens. Send the rows one by one, or group them by length"
     )
 
 
-def _split(rows: np.ndarray, cuts: list[int], behind: np.ndarray) -> tuple[list[Tensor], Rows]:
-    """Texts before each of `cuts`, and what stands behind the last one, `behind` [B] tokens."""
+def _split(rows: np.ndarray, cuts: list[int], suffix_lengths: np.ndarray) -> tuple[list[Tensor], Rows]:
+    """Texts before each of `cuts`, and what stands after the last one, `suffix_lengths` [B] tokens."""
     edges = [-1, *cuts]
     texts = [torch.from_numpy(rows[:, left + 1 : right]) for left, right in zip(edges[:-1], edges[1:])]
-    return texts, Rows(rows[:, edges[-1] + 1 :], behind)
+    return texts, Rows(rows[:, edges[-1] + 1 :], suffix_lengths)
 
 
-def shifted_labels(prompt: Prompt, region_lengths: list[int], times: int = 1) -> list[Tensor]:
+def shifted_labels(prompt: Prompt, span_lengths: list[int], times: int = 1) -> list[Tensor]:
     """What each step's tokens have to predict: labels moved left once over the whole expanded sequence.
 
     Args:
         times: rows that share what stands before the suffix; labels there are those of the first of them.
 
     Returns:
-        [B / times, t] for each text and each region in order, then [B, t] for the suffix (padded on the right).
+        [B / times, t] for each text and each visual span in order, then [B, t] for the suffix (padded on the right).
     """
     texts, suffixes = prompt.labels
     suffix, _ = suffixes.pad(IGNORE_INDEX, "right")
-    pieces = []
-    for text, length in zip(texts, region_lengths):
+    segments = []
+    for text, length in zip(texts, span_lengths):
         shared = text[::times]
-        pieces += [shared, shared.new_full((len(shared), length), IGNORE_INDEX)]
-    context = torch.cat([*pieces, suffix[::times, :1]], dim=1)[:, 1:]
+        segments += [shared, shared.new_full((len(shared), length), IGNORE_INDEX)]
+    context = torch.cat([*segments, suffix[::times, :1]], dim=1)[:, 1:]
     last = torch.cat([suffix[:, 1:], suffix.new_full((len(suffix), 1), IGNORE_INDEX)], dim=1)
-    return [*context.split([piece.shape[1] for piece in pieces], dim=1), last]
+    return [*context.split([segment.shape[1] for segment in segments], dim=1), last]
 
 
 def transform_input_id(input_ids: Tensor, num_tokens: int, special_token: int) -> Tensor:
     """The expanded prompt that `generate` returns: the placeholder in ids [B, L] as `num_tokens` of `special_token`."""
-    places = (input_ids == IMAGE_TOKEN_INDEX).nonzero()
-    if len(places) == 0:
+    positions = (input_ids == IMAGE_TOKEN_INDEX).nonzero()
+    if len(positions) == 0:
         raise PromptError("input_ids holds no <image> placeholder to expand")
-    place = int(places[0, 1])
+    position = int(positions[0, 1])
     visual = input_ids.new_full((len(input_ids), num_tokens), special_token)
-    return torch.cat([input_ids[:, :place], visual, input_ids[:, place + 1 :]], dim=1)
+    return torch.cat([input_ids[:, :position], visual, input_ids[:, position + 1 :]], dim=1)

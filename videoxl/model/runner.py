@@ -1,4 +1,4 @@
-"""The loop over a prompt: text steps, windows of visual regions, text again. It advances the cache; no layer does.
+"""The loop over a prompt: text steps, windows of visual spans, text again. It advances the cache; no layer does.
 
 Nothing here survives a call but the objects handed in, so any number of videos can be in flight on one model.
 
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, get_compressor
-from videoxl.compression.plan import RatioChooser, RegionPlanner, Window, group_windows
+from videoxl.compression.plan import RatioChooser, SpanPlanner, Window, group_windows
 from videoxl.cost.batching import ELEMENTS_AT_ONCE, windows_at_once
 from videoxl.errors import NonFiniteError, UnsummarisedTokensWarning
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder.decoder import VideoXLModel
 from videoxl.model.prompt import Prompt
-from videoxl.model.visual import Progress, Region, iter_features
+from videoxl.model.visual import Progress, VisualSpan, iter_features
 
 
 def make_chooser(
@@ -52,17 +52,17 @@ def group_limit(config: VideoXLConfig, rows: int, elements: int = ELEMENTS_AT_ON
 
 
 def warn_of_unsummarised(remainder: int, length: int) -> None:
-    """`remainder` tokens at the end of a region of `length` fill no group."""
+    """`remainder` tokens at the end of a visual span of `length` fill no group."""
     warnings.warn(
-        f"{remainder} visual token(s) at the end of a region of {length} are not summarised: the compression ratio "
-        "does not divide the region",
+        f"{remainder} visual token(s) at the end of a visual span of {length} are not summarised: the compression "
+        "ratio does not divide the visual span",
         UnsummarisedTokensWarning,
         stacklevel=3,
     )
 
 
-class RegionReader:
-    """Reads one visual region window by window, however its tokens arrive.
+class SpanReader:
+    """Reads one visual span window by window, however its tokens arrive.
 
     Attributes:
         pending: [B, n, H] visual tokens that do not fill a window yet, n < window.
@@ -75,7 +75,7 @@ class RegionReader:
         self.model = model
         self.cache = cache
         self.compressor = get_compressor(compressor)
-        self.planner = RegionPlanner(model.config.beacon_window, chooser)
+        self.planner = SpanPlanner(model.config.beacon_window, chooser)
         self.pending: Tensor | None = None
         self.windows: list[Window] = []
 
@@ -96,7 +96,7 @@ class RegionReader:
         if self.planner.remainder:
             warn_of_unsummarised(self.planner.remainder, self.planner.position)
 
-    def fork(self, cache: SummaryCache) -> RegionReader:
+    def fork(self, cache: SummaryCache) -> SpanReader:
         """A reader that goes on from here on another cache, without moving this one."""
         other = copy.copy(self)
         other.cache = cache
@@ -119,18 +119,18 @@ class RegionReader:
 def read_context(
     model: VideoXLModel,
     prompt: Prompt,
-    regions: Iterable[Region],
+    spans: Iterable[VisualSpan],
     cache: SummaryCache,
     chooser: RatioChooser,
     progress: Progress | None = None,
     compressor: Compressor | None = None,
 ) -> Iterator[Tensor]:
     """Read everything before the suffix; yields hidden states [B, t, H] of the rows that were read, step by step."""
-    for text, region in zip(prompt.texts, regions):
+    for text, span in zip(prompt.texts, spans):
         if text.shape[1]:
             yield model.text_step(model.embed_tokens(text.to(model.input_device)), cache)
-        reader = RegionReader(model, cache, chooser, compressor)
-        for features in iter_features(model, region, progress):
+        reader = SpanReader(model, cache, chooser, compressor)
+        for features in iter_features(model, span, progress):
             yield from reader.push(features)
         yield from reader.close()
 

@@ -22,8 +22,8 @@ Progress = Callable[[int], None]
 
 
 @dataclass
-class Region:
-    """The pixels of one visual region in every row of a batch.
+class VisualSpan:
+    """The pixels of one visual span in every row of a batch.
 
     Attributes:
         pixels: a row each, [F, 3, S, S]; the same F in every row. Features of the tower [F, P, C] serve as well.
@@ -34,7 +34,7 @@ class Region:
     modality: str
 
     def length(self, model: VideoXLModel) -> int:
-        """Visual tokens of the region."""
+        """Visual tokens of the visual span."""
         return visual_length(len(self.pixels[0]), model.vision_tower.num_patches, self.modality, model.config)
 
     def num_passes(self, model: VideoXLModel) -> int:
@@ -42,13 +42,13 @@ class Region:
         return get_modality(self.modality).num_passes(list(map(len, self.pixels)), chunk_frames(model))
 
 
-def arrange_regions(
+def arrange_spans(
     images: Sequence[Tensor] | Tensor,
     modalities: Sequence[str] | None,
     num_rows: int,
-    num_regions: int,
+    num_spans: int,
     model: VideoXLModel,
-) -> list[Region]:
+) -> list[VisualSpan]:
     """Give each placeholder of each row its pixels; `images` is flat, row by row.
 
     Args:
@@ -58,14 +58,14 @@ def arrange_regions(
 
     Raises:
         PromptError: numbers that do not match, an unknown modality, pixels of another shape.
-        BatchError: rows whose regions differ in kind or visual length.
+        BatchError: rows whose visual spans differ in kind or visual length.
     """
     size = model.vision_tower.image_size
     images = [image.unsqueeze(0) if image.shape == (3, size, size) else image for image in images]
-    expected = num_rows * num_regions
+    expected = num_rows * num_spans
     if len(images) != expected:
         raise PromptError(
-            f"the prompt has {num_regions} <image> placeholder(s) in each of {num_rows} row(s), so {expected} visual "
+            f"the prompt has {num_spans} <image> placeholder(s) in each of {num_rows} row(s), so {expected} visual "
             f"input(s) are needed; `images` holds {len(images)}"
         )
     modalities = list(modalities) if modalities is not None else ["image"]
@@ -84,19 +84,19 @@ def arrange_regions(
             )
         if not len(image):
             raise PromptError("a visual input has no frames; give at least one")
-    regions = []
-    for index in range(num_regions):
-        pixels, kinds = images[index::num_regions], modalities[index::num_regions]
+    spans = []
+    for index in range(num_spans):
+        pixels, kinds = images[index::num_spans], modalities[index::num_spans]
         lengths = [
             visual_length(len(p), model.vision_tower.num_patches, k, model.config) for p, k in zip(pixels, kinds)
         ]
         if len(set(lengths)) > 1 or len(set(kinds)) > 1:
             raise BatchError(
-                f"rows of a batch need visual regions of one kind and equal length; region {index} is {kinds} with "
+                f"rows of a batch need visual spans of one kind and equal length; visual span {index} is {kinds} with "
                 f"{lengths} visual tokens. Send the rows one by one, or group them by length"
             )
-        regions.append(Region(pixels, kinds[0]))
-    return regions
+        spans.append(VisualSpan(pixels, kinds[0]))
+    return spans
 
 
 def _are_features(image: Tensor, model: VideoXLModel) -> bool:
@@ -123,14 +123,14 @@ def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
     return features.to(model.input_device)
 
 
-def iter_features(model: VideoXLModel, region: Region, progress: Progress | None = None) -> Iterator[Tensor]:
-    """Visual tokens of a region, [B, t, H] at a time; a video comes in chunks of frames, a picture whole."""
+def iter_features(model: VideoXLModel, span: VisualSpan, progress: Progress | None = None) -> Iterator[Tensor]:
+    """Visual tokens of a visual span, [B, t, H] at a time; a video comes in chunks of frames, a picture whole."""
 
     def encode(pixels: Tensor) -> Tensor:
         return encode_frames(model, pixels)
 
-    modality = get_modality(region.modality)
-    yield from modality.iter_tokens(encode, region.pixels, chunk_frames(model), model.config, progress)
+    modality = get_modality(span.modality)
+    yield from modality.iter_tokens(encode, span.pixels, chunk_frames(model), model.config, progress)
 
 
 def frame_tokens(model, pixels: Tensor) -> Tensor:

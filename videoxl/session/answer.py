@@ -20,7 +20,7 @@ class Answer:
     Attributes:
         text: without special tokens and surrounding space.
         new_tokens: of the answer. prompt_tokens: of the text around the visual input.
-        visual_tokens: that the visual input became. cached_positions: what the text behind the last visual input finds
+        visual_tokens: that the visual input became. cached_positions: what the text after the last visual input finds
             in the cache.
         ratios: compression ratios that were used, each once, ascending; 0 keeps every token.
         compressor: the method's name.

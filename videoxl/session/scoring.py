@@ -1,4 +1,4 @@
-"""What stands before a question, read into a cache, and the likelihood of what may stand behind it."""
+"""What stands before a question, read into a cache, and the likelihood of what may stand after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from videoxl.model.memory import VideoMemory
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.prompt import split_prompt
 from videoxl.model.runner import make_chooser, read_context
-from videoxl.model.visual import arrange_regions
+from videoxl.model.visual import arrange_spans
 from videoxl.session.answer import FrameTime
 
 
@@ -26,7 +26,7 @@ class Inputs:
     """The visual input of one prompt, read or ready to be read.
 
     Attributes:
-        texts: ids before, between and behind the visual inputs.
+        texts: ids before, between and after the visual inputs.
         memory: the one that comes first, if there is one. images, modalities: what follows it.
         visual_tokens: of all. frames: of all videos, in order. notes: sentences for the user.
         method: `ratio` and `compressor`, where nothing was read.
@@ -43,31 +43,31 @@ class Inputs:
 
 
 def read_context_of(model: LlavaQwenForCausalLM, inputs: Inputs) -> SummaryCache:
-    """A cache that has read all of a prompt but the text behind its last visual input.
+    """A cache that has read all of a prompt but the text after its last visual input.
 
     Raises:
-        PromptError: a memory that holds no frame, was read behind another text, or has more visual inputs behind it.
+        PromptError: a memory that holds no frame, was read after another text, or has more visual inputs after it.
     """
     prompt = split_prompt(torch.tensor([join_prompt_ids(*inputs.texts)]))
     if inputs.memory is not None and not inputs.images:
         inputs.memory.check_prompt(model, prompt)
         return inputs.memory.finalize_for_query()[0]
     if inputs.memory is not None:
-        raise PromptError("likelihoods behind a memory and more visual inputs are not computed; give the files")
+        raise PromptError("likelihoods after a memory and more visual inputs are not computed; give the files")
     cache = SummaryCache(len(model.model.layers))
     if inputs.images:
         inner, method = model.model, get_compressor(inputs.method["compressor"])
-        regions = arrange_regions(inputs.images, inputs.modalities, 1, len(inputs.texts) - 1, inner)
+        spans = arrange_spans(inputs.images, inputs.modalities, 1, len(inputs.texts) - 1, inner)
         chooser = make_chooser(model.config, None, inputs.method["ratio"], compressor=method)
-        for _ in read_context(inner, prompt, regions, cache, chooser, compressor=method):
+        for _ in read_context(inner, prompt, spans, cache, chooser, compressor=method):
             pass
     return cache
 
 
-def score_behind(
+def score_continuation(
     model: LlavaQwenForCausalLM, cache: SummaryCache, ids: Sequence[int], number: int
 ) -> tuple[float, bool]:
-    """Log-likelihood of the last `number` of `ids` behind what a cache holds; the cache grows.
+    """Log-likelihood of the last `number` of `ids` after what a cache holds; the cache grows.
 
     Returns:
         (sum of the natural logarithms of the tokens' probabilities, whether each is the likeliest one).

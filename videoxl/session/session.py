@@ -32,7 +32,7 @@ from videoxl.model.runner import make_chooser
 from videoxl.model.visual import Progress
 from videoxl.session.answer import Answer, FrameTime
 from videoxl.session.devices import pick_device
-from videoxl.session.scoring import Inputs, read_context_of, score_behind
+from videoxl.session.scoring import Inputs, read_context_of, score_continuation
 from videoxl.session.sources import (
     DEFAULT_FRAMES,
     all_pixels,
@@ -199,7 +199,7 @@ class VideoXL:
         """As `ask`, but gives the text piece by piece while it is made.
 
         Returns:
-            An iterator of texts; behind the last one its `answer` is what `ask` returns. Closing it ends the answer.
+            An iterator of texts; after the last one its `answer` is what `ask` returns. Closing it ends the answer.
         """
         if options.get("streamer") is not None:
             raise PromptError("stream gives the pieces itself; leave streamer out, or use ask")
@@ -215,7 +215,7 @@ class VideoXL:
         return stream_text(self.tokenizer, respond)
 
     def score(self, source: Any, prompt: PromptText, continuation: str, **options: Any) -> tuple[float, bool]:
-        """Log-likelihood of a continuation behind a prompt.
+        """Log-likelihood of a continuation after a prompt.
 
         Returns:
             (sum of the natural logarithms of its tokens' probabilities, whether each is the likeliest one).
@@ -229,7 +229,7 @@ class VideoXL:
         inputs, _ = self._prepare(source, prompt, options, StageTimer(self.model.device))
         with torch.inference_mode():
             cache = read_context_of(self.model, inputs)
-            return score_behind(self.model, cache, [*inputs.texts[-1], *ids], len(ids))
+            return score_continuation(self.model, cache, [*inputs.texts[-1], *ids], len(ids))
 
     def respond_to_ids(
         self, ids: Sequence[int], images: Sequence[Tensor] = (), modalities: Sequence[str] = (), **generation: Any
@@ -275,7 +275,7 @@ class VideoXL:
         )
         inputs = self._inputs(sources, question, reading, timer)
         if own_prefix and inputs.memory is not None:
-            inputs.texts[0] = inputs.memory.prefix_ids  # whatever text its video was read behind
+            inputs.texts[0] = inputs.memory.prefix_ids  # whatever text its video was read after
         return inputs, options
 
     def _inputs(self, sources: list, prompt: PromptText, reading: dict, timer: StageTimer) -> Inputs:
@@ -352,7 +352,7 @@ class VideoXL:
         return self._answer(text, new_tokens, inputs, timer)
 
     def _cut(self, output: Tensor, prompt: Tensor, visual_tokens: int) -> tuple[str, int]:
-        """The answer behind the expanded prompt, and its number of tokens."""
+        """The answer after the expanded prompt, and its number of tokens."""
         placeholders = int((prompt[0] == IMAGE_TOKEN_INDEX).sum())
         new = output[0, prompt.shape[1] - placeholders + visual_tokens :]
         return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)

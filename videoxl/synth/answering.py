@@ -15,7 +15,7 @@ from videoxl.compression.base import get_compressor
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.prompt import Rows
-from videoxl.model.visual import Region
+from videoxl.model.visual import VisualSpan
 from videoxl.synth.drawing import DrawnFrames
 
 FRAMES_AT_ONCE = {"cpu": 64, "cuda": 1024}
@@ -54,13 +54,13 @@ def answer(
         features: of the tower, [F, P, C] a video; None: asked without a video.
         compressor: how visual tokens become cached positions, by name; None: by beacons.
     """
-    before, _ = video_prompt_ids(tokenizer, "")
-    behind = [video_prompt_ids(tokenizer, question)[1] for question in questions]
+    prefix, _ = video_prompt_ids(tokenizer, "")
+    suffixes = [video_prompt_ids(tokenizer, question)[1] for question in questions]
     if features is None:
-        rows = [[*before, *ids] for ids in behind]
+        rows = [[*prefix, *ids] for ids in suffixes]
         extra = {}
     else:
-        rows = [join_prompt_ids(before, ids) for ids in behind]
+        rows = [join_prompt_ids(prefix, ids) for ids in suffixes]
         extra = {"images": list(features), "modalities": ["video"], "compressor": compressor}
         extra["ratio"] = None if get_compressor(compressor).fixed_ratio is not None else ratio
     ids, mask = Rows.of(rows).pad(tokenizer.pad_token_id, "left")
@@ -75,5 +75,5 @@ def answer(
     )
     start = ids.shape[1]
     if features is not None:  # the output begins with the expanded prompt
-        start += Region([features[0]], "video").length(model.model) - 1
+        start += VisualSpan([features[0]], "video").length(model.model) - 1
     return [text.strip() for text in tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)]

@@ -117,7 +117,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 
 
 def write_tokenizer_config(folder: Path, size: int, max_length: int) -> None:
-    """Qwen2's chat tokens behind a vocabulary of `size`."""
+    """Qwen2's chat tokens after a vocabulary of `size`."""
     special = {token: size + place for place, token in enumerate(SPECIAL)}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config = {

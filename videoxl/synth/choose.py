@@ -3,7 +3,7 @@
     python -m videoxl.synth.choose runs/seed0 runs/seed1 runs/seed2
 
 Each run folder holds the `validation.json` that `scripts/train_tiny.sh` wrote. No test and no training stage uses the
-cards or the videos behind it, so the test scores of the chosen model stay blind to the choice.
+cards or the videos after it, so the test scores of the chosen model stay blind to the choice.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ MOST_CARDS = 6
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _TRIALS = 100
 PUBLISHED_STYLES = 0.4  # share of choices that are written as the published evaluations write them
-SELECT_SHARE = 0.2  # share of batches behind VNBench's system message
+SELECT_SHARE = 0.2  # share of batches after VNBench's system message
 NAMELESS = 0.4  # share of videos with one card whose colour has no name
 
 
@@ -41,7 +41,7 @@ class Question:
     right: int = -1
 
     def turned(self, right: int) -> Question:
-        """The same with the right option in another place, the others in their order behind it (VNBench's tries)."""
+        """The same with the right option in another place, the others in their order after it (VNBench's tries)."""
         shift = right - self.right
         options = tuple(self.options[(place - shift) % len(self.options)] for place in range(len(self.options)))
         return _choice(self.kind, self.head, options, right)

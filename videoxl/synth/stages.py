@@ -34,7 +34,7 @@ class Stage:
         relations: share of questions about order, number and absence (in words: of those that ask for no letter).
         lookalikes: share of videos whose scenes are all of one family that could be taken for a card.
         caption: whether some of the questions ask for a description.
-        pictures: share of batches that are pictures (a region of 576 tokens) and not videos.
+        pictures: share of batches that are pictures (a visual span of 576 tokens) and not videos.
         words: share of batches that are stories in words: the decoder soon forgets what it does not do.
         parts: what learns.
         flags: more flags of the training program.
@@ -85,7 +85,7 @@ _RATIOS = "--beacon_ratio 2 4 8 16"
 
 GPU_STAGES = (
     # Tower and decoder learn apart, the one on classes, the other on stories in words; then visual tokens learn to look
-    # like words. Without any of the three the joint task stands still for longer than all stages take together.
+    # like words. Without any of the three the joint task does not improve for longer than all stages take together.
     Stage("vision", "patches", 1150, 1e-3, rows=256, flags=_flags(f"--muon_lr 6e-3 {_COSINE}")),
     Stage(
         "words", "text", 1200, 1e-3, rows=128, relations=0.25, parts=DECODER, flags=_flags(
@@ -99,7 +99,7 @@ GPU_STAGES = (
         flags=_flags(f"--muon_lr 3e-3 {_COSINE}"),
     ),
     Stage("matching", "words of pictures", 250, 1e-3, rows=256, flags=_flags(_COSINE)),
-    # From here on the tower stands still: with named cards alone it learns again which shapes go with a colour.
+    # From here on the tower is frozen: with named cards alone it learns again which shapes go with a colour.
     # All visual tokens are kept at first: beacons learn to sum up in seconds once something reads visual tokens at all.
     Stage(
         "pictures", "video", 180, 1e-3, frames=(2, 4), frames_a_step=320, questions=4, clip_frames=(1, 3), caption=True,

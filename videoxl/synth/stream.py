@@ -71,10 +71,10 @@ class SyntheticStream(StreamedDataset):
         self._shapes: list[tuple[str, int, str]] = []  # kind, frames and system message; one for a batch
         for number in range(stage.steps):
             kind, frames, rows = self._batch_shape(number)
-            regions = () if kind == "text" else ((kind, visual_length(frames, num_patches, kind, config)),)
+            spans = () if kind == "text" else ((kind, visual_length(frames, num_patches, kind, config)),)
             self.batches.append(list(range(len(self.plans), len(self.plans) + rows)))
-            questions = stage.questions if regions else 1
-            self.plans += [SamplePlan((0,) * len(regions), regions, 0, questions)] * rows
+            questions = stage.questions if spans else 1
+            self.plans += [SamplePlan((0,) * len(spans), spans, 0, questions)] * rows
             system = draw_system_message(np.random.default_rng([seed, number, 2]))
             self._shapes += [(kind, frames, system)] * rows
         self.records = range(len(self.plans))
@@ -134,7 +134,7 @@ class SyntheticStream(StreamedDataset):
         return Sample(index, epoch, str(index), "text", [(ids, self._unseen.mark(ids, labels))], [])
 
     def _encode(self, questions: Sequence[Question], system: str) -> list[tuple[list[int], list[int]]]:
-        """Each question a conversation of its own behind the same video."""
+        """Each question a conversation of its own after the same video."""
         turns = [
             [{"from": "human", "value": "<image>\n" + question.text}, {"from": "gpt", "value": question.answer}]
             for question in questions

@@ -58,7 +58,7 @@ class UnseenPairs:
     def mark(self, ids: Sequence[int], labels: Sequence[int]) -> list[int]:
         """Labels of a text with what the loss leaves out where names are learnt.
 
-        A colour belongs to the shape behind it ("yellow square"). A name alone belongs to the last one of the other
+        A colour belongs to the shape after it ("yellow square"). A name alone belongs to the last one of the other
         kind that stood alone: the question says "the shape of the yellow thing", and the answer "square".
         """
         marked = list(labels)
@@ -113,7 +113,7 @@ def _is_held_out(kind: int, name: str, other: str) -> bool:
 def _only_in(
     unseen: Sequence[tuple[int, ...]], seen: Sequence[tuple[int, ...]], before: tuple[int, ...]
 ) -> frozenset[int]:
-    """Ids with which names go on behind `before`, if only unseen ones do."""
+    """Ids with which names go on after `before`, if only unseen ones do."""
     size = len(before)
     follow = ({own[size] for own in names if own[:size] == before and len(own) > size} for names in (unseen, seen))
     return frozenset(next(follow) - next(follow))

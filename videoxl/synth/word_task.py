@@ -1,7 +1,7 @@
 """Training tower and projector so that visual tokens look like the decoder's words for what they show.
 
 A decoder that learnt to answer from text attends to words; visual tokens that resemble none get neither attention nor
-gradient, and the joint task stands still. Here each visual token is compared with the embeddings of class names, and
+gradient, and the joint task does not improve. Here each visual token is compared with the embeddings of class names;
 the best match of all tokens of a picture has to name its class. The decoder itself does not run.
 
 Shape letters: F pictures, t visual tokens of one, H hidden size, n classes of an attribute.

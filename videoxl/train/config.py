@@ -98,7 +98,7 @@ class TrainingArguments(transformers.TrainingArguments):
     # In transformers' own order, which its parser needs.
     report_to: None | str | list[str] = _help("tensorboard, wandb, none, ...", default="tensorboard")  # noqa: RUF036
     model_max_length: int = _help("Longest sample in decoder positions; others are left out.", default=32768)
-    gradient_checkpointing: bool = _help("Compute activations again on the way back.", default=True)
+    gradient_checkpointing: bool = _help("Compute activations again on the backward pass.", default=True)
     attn_implementation: str = _help("sdpa, eager or flash_attention_2.", default="sdpa")
     ddp_find_unused_parameters: bool | None = False
 
@@ -214,7 +214,9 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
             f"is {training.learning_rate}"
         )
     if training.bptt_windows is not None and shards_parameters(training):
-        raise ArgumentError("--bptt_windows does not work with ZeRO-3 or FSDP, whose processes go one way back")
+        raise ArgumentError(
+            "--bptt_windows does not work with ZeRO-3 or FSDP, whose processes must run the same backward pass"
+        )
 
 
 def shards_parameters(training: TrainingArguments) -> bool:

@@ -36,7 +36,7 @@ class TrainingMemory:
 
 
 def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: TrainingArguments) -> TrainingMemory:
-    """Count weights, gradients, optimizer states and what is kept for the way back.
+    """Count weights, gradients, optimizer states and what is kept for the backward pass.
 
     The first three are arithmetic (ZeRO stage and offload taken into account); activations count, for the longest
     sample, the inputs of every decoder layer (all intermediate values without checkpointing), the cache's pieces, the

@@ -41,7 +41,7 @@ class FeatureCache:
         """
         tower = model.model.vision_tower
         if any(parameter.requires_grad for parameter in tower.parameters()):
-            raise ArgumentError("--cache_features needs a vision tower that stands still; leave mm_vision_tower out")
+            raise ArgumentError("--cache_features needs a vision tower that is frozen; leave mm_vision_tower out")
         self.folder = folder
         self._name = digest(f"{rule} {_tower_digest(tower)}")
 

@@ -9,10 +9,10 @@ from torch import nn
 
 
 @contextmanager
-def walked_once(model: nn.Module) -> Iterator[None]:
+def cached_module_lists(model: nn.Module) -> Iterator[None]:
     """Meanwhile `train`, `eval`, `zero_grad` and `parameters` of `model` itself do not walk over its modules.
 
-    transformers' loop calls them before and behind every step. To walk over the modules each time takes milliseconds
+    transformers' loop calls them before and after every step. To walk over the modules each time takes milliseconds
     in which a small model's GPU has nothing to do (docs/log/2026-11.md). Modules and parameters added or taken
     away meanwhile are not noticed; those of a part of the model, asked for there, are as ever.
     """

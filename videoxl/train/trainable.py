@@ -48,7 +48,7 @@ def learning_parts(arguments: ModelArguments) -> set[str]:
 def freeze_others(model: LlavaQwenForCausalLM, wanted: set[str]) -> None:
     """Let `wanted` learn and keep the rest still; so are parameters that no pass reaches.
 
-    Those are the tower's layers behind the selected one, and the beacons where nothing is compressed: a data-parallel
+    Those are the tower's layers after the selected one, and the beacons where nothing is compressed: a data-parallel
     wrapper would wait for their gradients.
     """
     idle = set(_idle_prefixes(model))

@@ -30,7 +30,7 @@ from videoxl.train.data.sources import LazyFrames
 from videoxl.train.evaluation import evaluate_answers, evaluate_loss
 from videoxl.train.lora import base_of, is_adapted, load_other_weights, save_other_weights
 from videoxl.train.meter import Meter
-from videoxl.train.module_lists import walked_once
+from videoxl.train.module_lists import cached_module_lists
 from videoxl.train.optim import MuonAndOther, is_for_muon
 from videoxl.train.trainable import parameter_groups
 from videoxl.utils.transfer import send
@@ -96,7 +96,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
     def train(self, *args, **kwargs) -> TrainOutput:
         # DeepSpeed, FSDP and DistributedDataParallel wrap the model, and handle parameters in ways of their own.
         plain = self.accelerator.distributed_type == DistributedType.NO
-        with walked_once(self.model) if plain else nullcontext():
+        with cached_module_lists(self.model) if plain else nullcontext():
             return super().train(*args, **kwargs)
 
     # -- batches -------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         learns = any(parameter.requires_grad for parameter in tower.parameters())
         if (learns and torch.is_grad_enabled()) or shards_parameters(self.args):
             return list(self.pixels(images.draw(self.args.device)).split(images.counts))
-        # A tower that stands still makes features of a few frames at a time: pixels of them all would not fit.
+        # A tower that is frozen makes features of a few frames at a time: pixels of them all would not fit.
         with torch.no_grad(), self._half_precision():
             features = [tower(self.pixels(part.draw(self.args.device))) for part in images.chunks(DRAWN_AT_ONCE)]
         return list(torch.cat(features).split(images.counts))

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def digest(*parts: bytes | str, digits: int = 16) -> str:
-    """The first `digits` hex digits of the parts, one behind the other."""
+    """The first `digits` hex digits of the parts, one after the other."""
     return digest_all(parts, digits)
 
 

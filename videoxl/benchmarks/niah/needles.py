@@ -34,7 +34,7 @@ class Needle:
 
     @property
     def prompt(self) -> PromptText:
-        """As published: the question right behind the video, and the answer begun."""
+        """As published: the question right after the video, and the answer begun."""
         return question_prompt(self.question, separator="", answer="Best option:(")
 
     def is_found(self, response: str) -> bool:

@@ -48,7 +48,7 @@ def place(num_frames: int, depth: int, needles: int, at_once: int) -> list[Placi
 
 
 def rest(placing: Placing, read: int, haystack: int) -> list[int]:
-    """Numbers of the frames of a placing behind its first `read` ones; needles stand behind the `haystack` frames."""
+    """Numbers of the frames of a placing after its first `read` ones; needles stand after the `haystack` frames."""
     numbers = []
     for index, needle in placing.inserts:
         numbers += [*range(read, index), haystack + needle]
@@ -61,7 +61,7 @@ class ColumnRunner:
 
     Args:
         at_once: needles in the video; one of them is asked for.
-        batch: videos behind the common beginning that are read side by side.
+        batch: videos after the common beginning that are read side by side.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ColumnRunner:
             yield Cell(length, depth), self._result(length, depth, responses, time.perf_counter() - started)
 
     def _answers(self, base: VideoMemory, frames: Tensor, placings: Sequence[Placing]) -> Iterator[str]:
-        """What is said about the videos of some placings, read behind `base` side by side."""
+        """What is said about the videos of some placings, read after `base` side by side."""
         haystack = len(frames) - len(self.needle_tokens)
         memory = base.fork(len(placings))
         self._read(memory, frames, [rest(placing, base.num_frames, haystack) for placing in placings])

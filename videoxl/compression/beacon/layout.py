@@ -1,4 +1,4 @@
-"""Where beacons stand in a window: after every `ratio` visual tokens, counted over the windows of a region.
+"""Where beacons stand in a window: after every `ratio` visual tokens, counted over the windows of a visual span.
 
 Published code: `modeling_beacon.py`, `beacon_pos = "interleave"`; paper section 3.2.
 """

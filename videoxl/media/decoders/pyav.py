@@ -35,7 +35,7 @@ def _seeked_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | 
                     container = open_container(index.info.path)
                     container.streams.video[0].thread_type = "AUTO"
                 decoded, held = _decode_from(container, index, keyframe, pts, times), None
-            # A frame behind the wanted one (which then cannot be decoded) is held: it may be the next one wanted.
+            # A frame after the wanted one (which then cannot be decoded) is held: it may be the next one wanted.
             while held is None or held.pts < pts:
                 held = next(decoded, None)
                 if held is None:
@@ -65,7 +65,7 @@ def _counted_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int |
 def _decode_from(
     container, index: VideoIndex, keyframe: int, pts: int, wanted: Collection[int]
 ) -> Iterator[av.VideoFrame]:
-    """Seek to a keyframe and decode what is `wanted`; where the seek lands behind `pts`, go back further."""
+    """Seek to a keyframe and decode what is `wanted`; where the seek lands after `pts`, go back further."""
     stream = container.streams.video[0]
     step = max(int(1 / stream.time_base), 1)  # one second in the stream's unit
     target, first, frames = keyframe, None, iter(())

@@ -7,7 +7,7 @@ graph belongs to a model's weights and serves every sequence. Inputs and outputs
 
 Between two tokens transformers' loop looks at each one on the host, about a millisecond in which the GPU would have
 nothing to do. Of a greedy answer the next token is known by then: its step is begun at once, on a stream of its own
-(`run_ahead`), and taken if the loop asks for just that token; otherwise it is as if it had not been.
+(`speculate`), and taken if the loop asks for just that token; otherwise it is as if it had not been.
 
 Shape letters: B batch, V vocabulary.
 """
@@ -31,7 +31,7 @@ from videoxl.utils.transfer import send
 
 _steps: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, bool], DecodeStep]] = weakref.WeakKeyDictionary()
 _steps_lock = threading.Lock()
-_ahead = threading.local()  # `misses`, inside `run_ahead`: tokens in this thread that were not the expected ones
+_speculation = threading.local()  # `misses`, inside `speculate`: tokens in this thread that were not the expected ones
 MOST_MISSES = 3  # then the answer is no greedy one: something else chooses its tokens
 _capture_device: list[int] = []  # torch keeps one capture stream a process, on the device that captured first
 
@@ -89,19 +89,19 @@ def _products(model) -> list[nn.Module]:
 
 
 @contextmanager
-def run_ahead(model) -> Iterator[None]:
+def speculate(model) -> Iterator[None]:
     """In this thread, steps of `model` begin the next token of an answer that is expected to be greedy.
 
     What is asked for in between must be tokens of one sequence; its cache must not be touched otherwise.
     """
-    before, _ahead.misses = getattr(_ahead, "misses", None), 0
+    before, _speculation.misses = getattr(_speculation, "misses", None), 0
     try:
         yield
     finally:
         if before is None:
-            del _ahead.misses
+            del _speculation.misses
         else:  # one answer inside another's loop
-            _ahead.misses = before
+            _speculation.misses = before
         for step in list(_steps.get(model, {}).values()):
             step.settle()
 
@@ -152,7 +152,7 @@ class DecodeStep:
         with self._lock:
             if self._finished is not None:  # by another thread perhaps, on another stream
                 torch.cuda.current_stream().wait_event(self._finished)
-            logits = self._take_ahead(input_ids, cache)
+            logits = self._take_speculated(input_ids, cache)
             if logits is None:
                 self._bind(cache)
                 self._advance(cache)
@@ -160,14 +160,14 @@ class DecodeStep:
                 self._positions.copy_(position_ids.expand_as(self._ids))
                 self._compute()
                 logits = self._logits.clone()
-            if getattr(_ahead, "misses", MOST_MISSES) < MOST_MISSES:
+            if getattr(_speculation, "misses", MOST_MISSES) < MOST_MISSES:
                 self._begin_next(cache, logits)
             if self._side is not None:
                 self._finished = torch.cuda.current_stream().record_event()
             return logits
 
     def settle(self) -> None:
-        """Forget what was begun, and let nothing behind this overtake it."""
+        """Forget what was begun, and let nothing after this overtake it."""
         with self._lock:
             self._wait_for_side()
             if self._begun is not None:
@@ -187,8 +187,8 @@ class DecodeStep:
             self._compute()
         self._begun = weakref.ref(cache), cache.get_query_offset(), best
 
-    def _take_ahead(self, input_ids: Tensor, cache: SummaryCache) -> Tensor | None:
-        """Logits behind `input_ids`, if that is what was begun."""
+    def _take_speculated(self, input_ids: Tensor, cache: SummaryCache) -> Tensor | None:
+        """Logits after `input_ids`, if that is what was begun."""
         if self._begun is None:
             return None
         (begun_for, length, best), self._begun = self._begun, None
@@ -198,8 +198,8 @@ class DecodeStep:
         self._wait_for_side()
         if not is_it:
             self._forget(begun_for())
-            if hasattr(_ahead, "misses"):
-                _ahead.misses += 1
+            if hasattr(_speculation, "misses"):
+                _speculation.misses += 1
             return None
         self._advance(cache)
         return self._logits.clone()

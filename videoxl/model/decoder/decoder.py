@@ -143,18 +143,18 @@ class VideoXLModel(Qwen2Model):
     def _planned_step(self, grouped: Tensor, cache: SummaryCache, plan: RowPlan, gaps: Sequence[int]) -> Tensor:
         """Grouped rows [B, T, H] of windows, of which those that the plan says stay in the cache."""
         device, stored = grouped.device, cache.get_query_offset()
-        permutation, places, owners = plan.on(device)
+        permutation, indices, owners = plan.on(device)
         lengths, passing = plan.lengths, plan.num_passing
         kept = [number for _, number in lengths]
         before = np.cumsum([0, *(rows - number for rows, number in lengths[:-1])])
         offsets = send(torch.from_numpy(stored + np.array([np.array(gaps) - before, gaps])), device)
         in_memory = torch.arange(sum(kept), device=device) + offsets[1][owners[passing:]]
-        positions = places + offsets[0][owners]
+        positions = indices + offsets[0][owners]
         # One call for both kinds of positions: a window must call the same modules as text (see `GradientCache`).
         tables = self.rotary_emb(grouped, torch.cat([positions, in_memory]).unsqueeze(0))
-        rope, memory_rope = zip(*(table.split([len(places), sum(kept)], dim=1) for table in tables))
+        rope, memory_rope = zip(*(table.split([len(indices), sum(kept)], dim=1) for table in tables))
         layout = WindowLayout(
-            passing, permutation, places, memory_rope, lengths, self._kernel_blocks(lengths, grouped),
+            passing, permutation, indices, memory_rope, lengths, self._kernel_blocks(lengths, grouped),
             plan.own_projections,
         )  # fmt: skip
         seen = np.cumsum([stored, *kept[:-1]]).tolist()
@@ -203,21 +203,21 @@ class VideoXLModel(Qwen2Model):
         rope: tuple[Tensor, Tensor] | None = None,
         **_,
     ) -> BaseModelOutputWithPast:
-        """The same layers, each a pure function of its input and the cache's pieces, so that it can be run again."""
+        """The same layers, each a pure function of its input and the cache's chunks, so that it can be run again."""
         rope = self.rotary_emb(embeds, position_ids) if rope is None else rope
         is_text = window is None
         if is_text and cache.uniform:
             window = WindowLayout(embeds.shape[1])
         hidden = embeds
         for layer, stored in zip(self.layers, cache.layers):
-            hidden, *made = layer(
+            hidden, *chunk = layer(
                 hidden,
                 window=window,
-                pieces=tuple(stored.pieces),
+                kv_chunks=tuple(stored.kv_chunks),
                 position_embeddings=rope,
                 attention_mask=mask,
             )
-            stored.add(tuple(made))
+            stored.add(tuple(chunk))
         hidden = hidden if cache.defers_norm else self.norm(hidden)
         return BaseModelOutputWithPast(last_hidden_state=hidden, **{CACHE: cache})
 

@@ -1,6 +1,6 @@
 """Qwen2 attention, MLP and decoder layer with projections of their own for beacons.
 
-In a window the hidden states are kept *grouped*: visual tokens first, beacons behind them. Norms, projections and the
+In a window the hidden states are kept *grouped*: visual tokens first, beacons after them. Norms, projections and the
 MLP do not care about order, so they work on two contiguous slices; only queries, keys and values are brought into the
 interleaved order that causal attention needs, and the attention output is taken back.
 
@@ -16,7 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Q
 
 from videoxl.attention.backends import attend
 from videoxl.attention.windows import attend_windows, can_attend_together
-from videoxl.cache.gradient import Piece, StepView
+from videoxl.cache.gradient import KVChunk, StepView
 from videoxl.cache.summary import SummaryCache
 from videoxl.compression.beacon.projections import project
 from videoxl.compression.rows import WindowLayout
@@ -99,7 +99,7 @@ class BeaconAttention(Qwen2Attention):
     def _windows_by_kernel(
         self, hidden_states: Tensor, rope: tuple[Tensor, Tensor], cache: SummaryCache, window: WindowLayout
     ) -> Tensor:
-        """What the rest of `forward` does for windows, in two kernels behind the projections; [B, T, N D] grouped."""
+        """What the rest of `forward` does for windows, in two kernels after the projections; [B, T, N D] grouped."""
         from videoxl.kernels.windows import window_attention
 
         query = project(hidden_states, self.q_proj, self.beacon_q_proj, window)
@@ -122,7 +122,7 @@ class BeaconAttention(Qwen2Attention):
     def rotated_heads(
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], window: WindowLayout | None = None
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Queries, keys and values [B, N or G, T, D] in the order of the sequence, rotated to their places in it.
+        """Queries, keys and values [B, N or G, T, D] in the order of the sequence, rotated to their positions in it.
 
         For a window also its beacons' keys, rotated to their final positions, and values [B, G, b, D]; else None.
         """
@@ -168,7 +168,7 @@ def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
 
 
 class FusedRMSNorm(Qwen2RMSNorm):
-    """Qwen2's norm in one kernel; it rounds once, behind the weight, where Qwen2's rounds before it as well."""
+    """Qwen2's norm in one kernel; it rounds once, after the weight, where Qwen2's rounds before it as well."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         # Under autocast the weight is wider than its input, for which PyTorch has no single kernel.
@@ -218,21 +218,21 @@ class BeaconDecoderLayer(nn.Module):
         self,
         hidden_states: Tensor,
         window: WindowLayout | None = None,
-        pieces: tuple[Piece, ...] | None = None,
+        kv_chunks: tuple[KVChunk, ...] | None = None,
         **kwargs,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """hidden_states [B, T, H] -> [B, T, H]; see `BeaconAttention.forward` for the rest.
 
-        With `pieces`, the cache as a `GradientCache` holds it, also the keys and values [B, N, t, D] that the step
+        With `kv_chunks`, the cache as a `GradientCache` holds it, also the keys and values [B, N, t, D] that the step
         leaves. They are outputs like any other, so that whatever wraps the layer sees gradients come back through them.
         """
-        if pieces is None:
+        if kv_chunks is None:
             return self._compute(hidden_states, window, **kwargs)
 
         def run(hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            view = StepView(pieces)
+            view = StepView(kv_chunks)
             output = self._compute(hidden_states, window, cache=view, **kwargs)
-            return output, *view.made
+            return output, *view.new_chunk
 
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(run, hidden_states)

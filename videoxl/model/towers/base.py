@@ -48,7 +48,7 @@ class VisionTower(nn.Module, ABC):
 
     @abstractmethod
     def modules_run(self) -> list[nn.Module]:
-        """The modules that a pass goes through; what lies behind the selected layer is not among them."""
+        """The modules that a pass goes through; what lies after the selected layer is not among them."""
 
     @classmethod
     def complete(cls, config: VideoXLConfig, checkpoint: str | Path | None = None) -> None:

@@ -21,7 +21,7 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     Returns:
         `input_ids`, `attention_mask`, `labels` [B * K, L], padded on the right; `images` (flat, sample by sample: uint8
         [F, S, S, 3] or features [F, P, C]) and `modalities`; and what the trainer needs beside the model's inputs:
-        `questions`, `evidence` (frame ranges a region, over all samples), `draw` (epoch and index that seed the
+        `questions`, `evidence` (frame ranges a visual span, over all samples), `draw` (epoch and index that seed the
         draws of the batch), `ids`, `bad`, `targets` (tokens or classes to learn); for the tasks on classes also
         `classes` [B, attributes], or [B, attributes, P] for patches, and `never` of the same shape where classes are
         left out.
@@ -76,9 +76,9 @@ def _pad(grouped: list[list[tuple[list[int], list[int]]]]) -> dict[str, torch.Te
 
 
 def _merge_evidence(samples: Sequence[Sample]) -> list[list[tuple[int, int]]]:
-    """Frame ranges of each region over all samples: gradients must flow where any of them needs it."""
+    """Frame ranges of each visual span over all samples: gradients must flow where any of them needs it."""
     merged: list[list[tuple[int, int]]] = [[] for _ in range(len(samples[0].visual))]
     for sample in samples:
-        for region, ranges in zip(merged, sample.evidence):
-            region += ranges
+        for span, ranges in zip(merged, sample.evidence):
+            span += ranges
     return merged

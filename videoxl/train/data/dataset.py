@@ -39,9 +39,9 @@ class Sample:
     Attributes:
         index, epoch: which record, for the draws that belong to it.
         encoded: (input_ids, labels) of each conversation.
-        visual: uint8 frames [F, S, S, 3], or features of the tower [F, P, C], of each region.
+        visual: uint8 frames [F, S, S, 3], or features of the tower [F, P, C], of each visual span.
         kind: `image`, `video` or `text`.
-        evidence: for each region, half-open ranges of its frames that an answer rests on.
+        evidence: for each visual span, half-open ranges of its frames that an answer rests on.
         classes: class number of each attribute, [attributes] or, for patches, [attributes, P]; empty for other tasks.
         never: int64 of the shape of `classes`, bits of the classes that are left out of the choice; empty: none.
         bad: (id, reason) of records that could not be read and that this one replaces.
@@ -106,8 +106,8 @@ class VideoXLDataset(Dataset):
                 self.unreadable.append((record.id, error))
                 continue
             texts, suffix, questions = index.text_shape(record)
-            regions = tuple((record.kind, self._length(record, path)) for path in record.media)
-            plan = SamplePlan(tuple(texts), regions, suffix, questions)
+            spans = tuple((record.kind, self._length(record, path)) for path in record.media)
+            plan = SamplePlan(tuple(texts), spans, suffix, questions)
             if max_positions is not None and plan.num_positions(config) > max_positions:
                 self.too_long.append((record.id, plan.num_positions(config)))
                 continue

@@ -1,6 +1,6 @@
 """Conversations of training records to token ids and labels, equal to the published code's.
 
-A record's turns are `{"from": "human" | "gpt", "value": text}`; `<image>` in a human turn stands for a visual region.
+A record's turns are `{"from": "human" | "gpt", "value": text}`; `<image>` in a human turn stands for a visual span.
 """
 
 from __future__ import annotations

@@ -17,25 +17,25 @@ class SamplePlan:
     """The shape of a sample.
 
     Attributes:
-        texts: tokens before each visual region.
-        regions: (kind, visual tokens) of each region.
-        suffix: tokens behind the last region, the longest over its questions.
+        texts: tokens before each visual span.
+        spans: (kind, visual tokens) of each visual span.
+        suffix: tokens after the last visual span, the longest over its questions.
         questions: conversations that share the visual input.
     """
 
     texts: tuple[int, ...]
-    regions: tuple[tuple[str, int], ...]
+    spans: tuple[tuple[str, int], ...]
     suffix: int
     questions: int = 1
 
     @property
     def key(self) -> tuple:
         """Samples with equal keys can stand in one batch (docs/explanation/compressor.md)."""
-        return self.texts, self.regions, self.questions
+        return self.texts, self.spans, self.questions
 
     @property
     def num_visual(self) -> int:
-        return sum(length for _, length in self.regions)
+        return sum(length for _, length in self.spans)
 
     @property
     def num_text(self) -> int:
@@ -47,7 +47,7 @@ class SamplePlan:
         return self.num_visual + self.num_text
 
     def num_windows(self, window: int) -> int:
-        return sum(math.ceil(length / window) for _, length in self.regions)
+        return sum(math.ceil(length / window) for _, length in self.spans)
 
     def num_positions(self, config: VideoXLConfig) -> int:
         """Decoder positions at the smallest ratio that can be drawn: what must fit `model_max_length`."""
@@ -56,10 +56,10 @@ class SamplePlan:
             return self.length
         # The last window is read whole before it shrinks to its beacons.
         in_window = 0
-        if self.regions:
-            last = min(config.beacon_window, max(length for _, length in self.regions))
+        if self.spans:
+            last = min(config.beacon_window, max(length for _, length in self.spans))
             in_window = max(0, last - self.suffix)
-        return self.num_text + sum(math.ceil(length / min(ratios)) for _, length in self.regions) + in_window
+        return self.num_text + sum(math.ceil(length / min(ratios)) for _, length in self.spans) + in_window
 
 
 def text_shape(encoded: Iterable[tuple[list[int], list[int]]]) -> tuple[list[int], int, int]:

@@ -97,7 +97,7 @@ class PlanBatchSampler(Sampler[list[SampleKey]]):
         if self.grouping.by_length:
             parts = [batches]
             if self.grouping.apart:
-                visual = [bool(self.plans[batch[0]].regions) for batch in batches]
+                visual = [bool(self.plans[batch[0]].spans) for batch in batches]
                 parts = [[b for b, is_visual in zip(batches, visual) if is_visual is kind] for kind in (True, False)]
             steps = [step for part in parts if part for step in self._by_length(part)]
             return self._shuffled(steps, rng)

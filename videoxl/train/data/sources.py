@@ -63,7 +63,7 @@ class DataSource(ABC):
     """A kind of data set.
 
     Args:
-        name: what stands behind the scheme. Raises `DataError` for a name that it does not have.
+        name: what stands after the scheme. Raises `DataError` for a name that it does not have.
     """
 
     @abstractmethod
@@ -97,7 +97,7 @@ class LazyFrames(Protocol):
     def __iter__(self) -> Iterator[Tensor]: ...
 
     def draw(self, device: torch.device) -> Tensor:
-        """uint8 [N, S, S, 3], the frames of all inputs one behind the other."""
+        """uint8 [N, S, S, 3], the frames of all inputs one after the other."""
 
     def chunks(self, num_frames: int) -> Iterator[LazyFrames]:
         """The same frames, at most `num_frames` at a time."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up and test.
 #
-#   bash scripts/test.sh               the quick tests: lint, and everything that takes no more than a few seconds
+#   bash scripts/test.sh               the quick tests: lint, types, and everything that takes no more than a few seconds
 #   bash scripts/test.sh --all         the gate: also what starts many processes, lmms-eval and other libraries, and the
 #                                      oldest declared versions; makes two more environments
 #   bash scripts/test.sh --quality     how well the bundled model does on this machine (half an hour)
@@ -21,9 +21,10 @@ case ${1:-} in
 esac
 export OMP_NUM_THREADS=1
 
-echo "== lint" >&2
+echo "== lint and types" >&2
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
+.venv/bin/mypy
 echo "== tests" >&2
 if [ -z "${1:-}" ]; then
     exec .venv/bin/python -m pytest "${together[@]}"

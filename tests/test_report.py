@@ -11,7 +11,7 @@ from conftest import ROOT
 from programs import call, main_of
 
 SCRIPT = ROOT / "scripts" / "report.py"
-MARKED = "# Title\n\n<!-- from here on written by scripts/report.py -->\nold\n<!-- up to here -->\n\nbehind\n"
+MARKED = "# Title\n\n<!-- from here on written by scripts/report.py -->\nold\n<!-- up to here -->\n\nafter\n"
 
 
 def report(*arguments):

@@ -58,13 +58,13 @@ class _Entry(dict):
     def __iter__(self):
         return iter(self.keys())
 
-    def keys(self) -> list[Any]:
+    def keys(self) -> Any:
         return [*super().keys(), *(key for key in self._key() if not super(_Entry, self).__contains__(key))]
 
-    def values(self) -> list[Any]:
+    def values(self) -> Any:
         return [self[key] for key in self.keys()]
 
-    def items(self) -> list[tuple[Any, Any]]:
+    def items(self) -> Any:
         return [(key, self[key]) for key in self.keys()]
 
 

@@ -33,7 +33,7 @@ def flash(monkeypatch):
     def attend(query, key, value, scaling):
         return *plainly(query, key, value, scaling), (torch.zeros(()), torch.zeros(()))
 
-    def way_back(gradient, query, key, value, output, total, draws, scaling):
+    def backward(gradient, query, key, value, output, total, draws, scaling):
         calls.append(key.shape[2])
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_() for x in (query, key, value)]
@@ -43,7 +43,7 @@ def flash(monkeypatch):
         return torch.autograd.grad(found, inputs, gradient)
 
     monkeypatch.setattr(windows_attention, "_attend", attend)
-    monkeypatch.setattr(windows_attention, "_way_back", way_back)
+    monkeypatch.setattr(windows_attention, "_backward", backward)
     monkeypatch.setattr(windows_attention, "has_flash", lambda query: True)
     return calls
 

@@ -8,6 +8,7 @@ from conftest import ROOT, prompt_for, random_pixels, with_spans
 
 from videoxl.cache.gradient import GradientCache
 from videoxl.compression.plan import Window
+from videoxl.compression.rows import WindowLayout
 from videoxl.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import BatchError
 from videoxl.model.configuration import VideoXLConfig
@@ -135,7 +136,8 @@ def test_passes_of_a_step_come_in_one_order(sample):
     model.lm_head.register_forward_hook(lambda *_: order.append("head"))
     layer = model.model.layers[0]
     layer.register_forward_pre_hook(
-        lambda _, args, kwargs: order.append("text" if kwargs["window"].is_text else "window"), with_kwargs=True
+        lambda _, args, kwargs: order.append("window" if isinstance(kwargs["window"], WindowLayout) else "text"),
+        with_kwargs=True,
     )
     layer.self_attn.beacon_k_proj.register_forward_hook(lambda *_: order.append("beacons"))
     options = TrainingOptions(sync=lambda counts: counts.maximum(PassCounts(2, 4, 1)))

@@ -26,9 +26,14 @@ def test_a_file_appears_whole_readable_and_replaces_another(tmp_path):
 def test_what_fails_on_the_way_leaves_the_file_of_before(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "before")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as draft:
-        draft.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with whole_file(path) as draft:
+            draft.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
@@ -37,10 +42,10 @@ def test_a_folder_appears_whole(tmp_path):
     with whole_folder(path) as draft:
         (draft / "a").write_text("1")
         assert not path.exists()
-    with pytest.raises(ValueError), whole_folder(path, replaces=True) as draft:
-        raise ValueError
+    with pytest.raises(ValueError, match="on the way"), whole_folder(path, replaces=True) as draft:
+        raise ValueError("on the way")
     assert (path / "a").read_text() == "1"
-    with pytest.raises(OSError), whole_folder(path) as draft:
+    with pytest.raises(FileExistsError), whole_folder(path) as draft:
         (draft / "b").write_text("2")
     with whole_folder(path, replaces=True) as draft:
         (draft / "b").write_text("2")
@@ -60,7 +65,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fails)
-    with pytest.raises(OSError), whole_folder(path, replaces=True) as draft:
+    with pytest.raises(OSError, match="not empty"), whole_folder(path, replaces=True) as draft:
         (draft / "a").write_text("2")
     assert (path / "a").read_text() == "1" and list(path.parent.iterdir()) == [path]
     file = tmp_path / "file"

@@ -10,16 +10,24 @@ Shape letters: B batch, N query heads, G key/value heads, T queries, K keys, D h
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 
+class AttentionModule(Protocol):
+    """What `attend` reads of an attention layer."""
+
+    config: Any
+    scaling: float
+
+
 def attend(
-    module: nn.Module,
+    module: AttentionModule,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -183,13 +191,16 @@ def _part(
     return _part_in_float32(query, key, value, mask, scaling)
 
 
-def _part_in_float32(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+def _part_in_float32(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
     """`_part` step by step, for rows of unequal length on a GPU: no kernel there takes a mask and gives the sum.
 
     Their texts are short. Scores in 16 bits would be off by whole units where keys have large biases, as Qwen2's do.
     """
     scores = query.float() @ key.float().transpose(2, 3) * scaling
-    scores = scores.masked_fill(~mask, float("-inf"))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
     return (scores.softmax(-1) @ value.float()).to(value.dtype), scores.logsumexp(-1)
 
 

@@ -49,11 +49,11 @@ def attend_windows(
 class _Windows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, memory_key, memory_value, lengths, scaling):
-        outputs, sums, draws = [], [], None
+        outputs, sums = [], []
+        draws: tuple[Tensor, ...] = ()
         for own, seen in _windows(lengths, memory_key.shape[2]):
-            output, total, draws = _attend(
-                query[:, :, own], *_seen((key, value), (memory_key, memory_value), own, seen), scaling
-            )
+            keys, values = _seen((key, value), (memory_key, memory_value), own, seen)
+            output, total, draws = _attend(query[:, :, own], keys, values, scaling)
             outputs.append(output.transpose(1, 2))
             sums.append(total)
         output = torch.cat(outputs, dim=1)
@@ -67,20 +67,22 @@ class _Windows(torch.autograd.Function):
         query, key, value, memory_key, memory_value, output, *draws = ctx.saved_tensors
         draws, sums = draws[:2], draws[2:]
         gradient, output = gradient.transpose(1, 2), output.transpose(1, 2)
-        queries, own_keys, own_values = [], [], []
+        queries: list[Tensor] = []
+        own_keys: list[Tensor] = []
+        own_values: list[Tensor] = []
         # Many windows add to what the first ones left, hence float32.
         to_memory = [torch.zeros_like(kind, dtype=torch.float32) for kind in (memory_key, memory_value)]
         for (own, seen), total in zip(_windows(ctx.lengths, memory_key.shape[2]), sums):
-            given = _seen((key, value), (memory_key, memory_value), own, seen)
+            keys, values = _seen((key, value), (memory_key, memory_value), own, seen)
             to_query, *to_seen = _backward(
-                gradient[:, :, own], query[:, :, own], *given, output[:, :, own], total, draws, ctx.scaling
+                gradient[:, :, own], query[:, :, own], keys, values, output[:, :, own], total, draws, ctx.scaling
             )
             queries.append(to_query)
             for kind, part, owned in zip(to_memory, to_seen, (own_keys, own_values)):
                 kind[:, :, :seen] += part[:, :, :seen]
                 owned.append(part[:, :, seen:])
-        own = (torch.cat(each, dim=2) for each in (queries, own_keys, own_values))
-        return *own, *(kind.to(key.dtype) for kind in to_memory), None, None
+        to_own = [torch.cat(each, dim=2) for each in (queries, own_keys, own_values)]
+        return *to_own, *(kind.to(key.dtype) for kind in to_memory), None, None
 
 
 def _windows(lengths: Sequence[tuple[int, int]], end: int) -> Iterator[tuple[slice, int]]:
@@ -91,9 +93,9 @@ def _windows(lengths: Sequence[tuple[int, int]], end: int) -> Iterator[tuple[sli
         start, seen = start + length, seen + beacons
 
 
-def _seen(own: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], place: slice, seen: int) -> list[Tensor]:
+def _seen(own: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], owned: slice, seen: int) -> list[Tensor]:
     """Keys and values [B, G, seen + t, D] of one window."""
-    return [torch.cat([stored[:, :, :seen], each[:, :, place]], dim=2) for each, stored in zip(own, memory)]
+    return [torch.cat([stored[:, :, :seen], each[:, :, owned]], dim=2) for each, stored in zip(own, memory)]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:

@@ -24,9 +24,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from videoxl.benchmarks.asking import Reading, load_asker
-from videoxl.chat import PromptText, check_template, template_prompt
+from videoxl.benchmarks.lmms_arguments import LmmsArguments
+from videoxl.chat import PromptText, template_prompt
 from videoxl.errors import ConfigError, DataError, PictureError, VideoError, VideoXLError
-from videoxl.media.choice import FrameChoice
 from videoxl.media.pictures import is_picture_file
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.utils.processes import Processes
@@ -49,73 +49,29 @@ class VideoXL(lmms):
     """Video-XL under lmms-eval.
 
     Args:
-        pretrained: checkpoint folder. device_map, device, dtype, attn_implementation: how it is loaded.
-        max_frames_num: frames of a video, uniform; fps: frames a second instead, `max_frames_num` at most.
-        beacon_ratio: one compression ratio for every video, so that scores can be made again. compressor: how
-            visual tokens become positions (`beacon`, `drop`, `mean`, `none`, or one that was registered).
-        memory_cache_gb: what memories of videos may take on the device.
-        video_decode_backend: `pyav`, `decord` or `torchcodec`. decode_timeout: seconds without a frame.
-        strict: end with status 1 where a video could not be read, after the results are written.
-        conv_template, customized_config, mm_spatial_pool_stride, mm_spatial_pool_mode: as published.
-        model_name, truncation, truncate_context, use_cache, max_batch_size: taken for the published command lines'
-            sake; nothing depends on them.
+        **model_args: see `LmmsArguments`.
     """
 
     is_simple = True
 
-    def __init__(
-        self,
-        pretrained: str = "",
-        device: str | None = None,
-        device_map: str | None = None,
-        batch_size: int | str | None = 1,
-        max_batch_size: int | str | None = None,
-        model_name: str | None = None,
-        dtype: str = "auto",
-        attn_implementation: str | None = None,
-        conv_template: str = "qwen_1_5",
-        customized_config: str | None = None,
-        max_frames_num: int = 128,
-        fps: float | None = None,
-        beacon_ratio: int | str = 8,
-        compressor: str | None = None,
-        mm_spatial_pool_stride: int | None = None,
-        mm_spatial_pool_mode: str | None = None,
-        video_decode_backend: str = "pyav",
-        decode_timeout: float = 60.0,
-        memory_cache_gb: float = 4.0,
-        token_strategy: str = "single",
-        truncation: bool = True,
-        truncate_context: bool = False,
-        use_cache: bool = True,
-        strict: bool = False,
-        **unknown: Any,
-    ):
+    def __init__(self, **model_args: Any):
         super().__init__()
-        self._status = _ExitStatus(strict)
-        if not pretrained:
-            raise ConfigError("--model_args lacks pretrained=CHECKPOINT")
-        if unknown:
-            raise ConfigError(f"--model_args: {', '.join(unknown)} is not known; the class's docstring lists them")
-        if token_strategy != "single":
-            raise ConfigError(f"token_strategy={token_strategy!r}: a video has one placeholder here; leave it out")
-        if str(batch_size or 1) != "1":
-            raise ConfigError(f"batch_size {batch_size}: questions share their video, not a batch; give 1")
-        check_template(conv_template)
-        self.conv_template = conv_template
-        choice = FrameChoice(max_frames_num) if fps is None else FrameChoice(fps=fps, max_frames=max_frames_num)
-        overwrite = {"mm_spatial_pool_stride": mm_spatial_pool_stride, "mm_spatial_pool_mode": mm_spatial_pool_mode}
+        self._status = _ExitStatus(bool(model_args.get("strict", False)))
+        given = LmmsArguments.parse(model_args)
+        self.conv_template = given.conv_template
+        own_config = given.customized_config
         accelerator = Accelerator()
         processes = Processes()
+        ratio = parse_ratio(given.beacon_ratio)
         self._asker = load_asker(
-            pretrained,
-            Reading(choice, parse_ratio(beacon_ratio), video_decode_backend, decode_timeout, compressor),
-            memory_cache_gb,
-            processes.device(device_map or device or "auto"),
-            dtype,
-            attn_implementation=attn_implementation,
-            customized_config=VideoXLConfig.from_pretrained(customized_config) if customized_config else None,
-            overwrite_config={key: value for key, value in overwrite.items() if value is not None},
+            given.pretrained,
+            Reading(given.choice, ratio, given.video_decode_backend, given.decode_timeout, given.compressor),
+            given.memory_cache_gb,
+            processes.device(given.device_map or given.device or "auto"),
+            given.dtype,
+            attn_implementation=given.attn_implementation,
+            customized_config=VideoXLConfig.from_pretrained(own_config) if own_config else None,
+            overwrite_config=given.overwrite_config,
         )
         self.accelerator = accelerator  # lmms-eval counts requests through it
         self.device = self._asker.session.model.device

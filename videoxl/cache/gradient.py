@@ -14,22 +14,25 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from videoxl.cache.summary import GrowingLayer, SummaryCache
+from videoxl.cache.layers import GrowingLayer
+from videoxl.cache.summary import SummaryCache
 
 KVChunk = tuple[Tensor, Tensor]
 """Keys and values [B, N, t, D] that one step left."""
 
 
 class StepView:
-    """What one step of one decoder layer sees of the cache, and what it adds to it; used once.
-
-    Attributes:
-        new_chunk: keys and values that the step adds: the beacons of its windows, all its own for text.
-    """
+    """What one step of one decoder layer sees of the cache, and what it adds to it; used once."""
 
     def __init__(self, kv_chunks: tuple[KVChunk, ...]):
         self.kv_chunks = kv_chunks
-        self.new_chunk: KVChunk | None = None
+        self._added: KVChunk | None = None
+
+    @property
+    def new_chunk(self) -> KVChunk:
+        """Keys and values that the step added: the beacons of its windows, all its own for text."""
+        assert self._added is not None, "the step has not run yet"
+        return self._added
 
     def update_windows(
         self,
@@ -44,20 +47,24 @@ class StepView:
         seen = memory[0].shape[2] - beacons[0].shape[2]
         start = 0
         for rows, number in lengths:
-            own = (states[:, :, start : start + rows] for states in (key_states, value_states))
-            yield tuple(torch.cat([kind[:, :, :seen], states], dim=2) for kind, states in zip(memory, own))
+            own = slice(start, start + rows)
+            keys, values = (
+                torch.cat([kept[:, :, :seen], states[:, :, own]], dim=2)
+                for kept, states in zip(memory, (key_states, value_states))
+            )
+            yield keys, values
             start, seen = start + rows, seen + number
 
     def memory_with(self, beacons: KVChunk) -> tuple[Tensor, Tensor]:
         """Keys and values [B, N, M + b, D]: what is stored and the beacons of all windows, which the step leaves."""
         # A copy: as a view they would keep the values of all tokens of the windows.
-        self.new_chunk = beacons[0], beacons[1].clone()
-        keys, values = (torch.cat(kind, dim=2) for kind in zip(*self.kv_chunks, self.new_chunk))
+        self._added = beacons[0], beacons[1].clone()
+        keys, values = (torch.cat(kind, dim=2) for kind in zip(*self.kv_chunks, self._added))
         return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """As `SummaryLayer.update` for text: keys and values [B, N, M + T, D] that the step's queries may see."""
-        self.new_chunk = key_states, value_states
+        self._added = key_states, value_states
         if not self.kv_chunks:
             return key_states, value_states
         keys = torch.cat([*(key for key, _ in self.kv_chunks), key_states], dim=2)
@@ -70,9 +77,8 @@ class GradientLayer(GrowingLayer):
     is_croppable = False
 
     def __init__(self, reserved: int = 0):
-        self.reserved = reserved
+        super().__init__(reserved)
         self.kv_chunks: list[KVChunk] = []
-        self.is_initialized = False
 
     def add(self, chunk: KVChunk) -> None:
         """Keep what a step added."""
@@ -81,7 +87,10 @@ class GradientLayer(GrowingLayer):
 
     def repeat(self, times: int) -> None:
         """Each row `times` over, so that several texts can follow one context."""
-        self.kv_chunks = [tuple(x.repeat_interleave(times, dim=0) for x in chunk) for chunk in self.kv_chunks]
+        self.kv_chunks = [
+            (keys.repeat_interleave(times, dim=0), values.repeat_interleave(times, dim=0))
+            for keys, values in self.kv_chunks
+        ]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """transformers' protocol, for text after the context."""
@@ -94,11 +103,11 @@ class GradientLayer(GrowingLayer):
         self.dtype, self.device = key_states.dtype, key_states.device
 
     @property
-    def keys(self) -> Tensor | None:
+    def keys(self) -> Tensor | None:  # type: ignore[override]  # read-only here
         return torch.cat([key for key, _ in self.kv_chunks], dim=2) if self.kv_chunks else None
 
     @property
-    def values(self) -> Tensor | None:
+    def values(self) -> Tensor | None:  # type: ignore[override]
         return torch.cat([value for _, value in self.kv_chunks], dim=2) if self.kv_chunks else None
 
     @property
@@ -120,6 +129,7 @@ class GradientCache(SummaryCache):
     """
 
     layer_type = GradientLayer
+    layers: list[GradientLayer]  # type: ignore[assignment]
 
     def __init__(self, num_layers: int, uniform: bool = False, defers_norm: bool = False):
         super().__init__(num_layers)

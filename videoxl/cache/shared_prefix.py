@@ -15,27 +15,29 @@ import torch
 from torch import Tensor
 
 from videoxl.attention.backends import can_share_prefix
-from videoxl.cache.summary import GrowingLayer, SummaryCache, SummaryLayer, _Storage
+from videoxl.cache.layers import Storage, SummaryLayer, WindowLayer
+from videoxl.cache.summary import SummaryCache
 
 
 def repeat_rows(cache: SummaryCache, times: int, backend: str) -> None:
     """Each row `times` over. What one row has stored is kept once for all of them, where the attention back end can."""
     layers = [layer for layer in cache.layers if isinstance(layer, SummaryLayer) and layer.is_initialized]
     if len(layers) == len(cache.layers) and all(
-        len(layer.keys) == 1 and can_share_prefix(backend, layer.keys) for layer in layers
+        len(layer.content[0]) == 1 and can_share_prefix(backend, layer.content[0]) for layer in layers
     ):
         cache.layers = [SharedPrefixLayer(layer) for layer in layers]
     else:
         cache.batch_repeat_interleave(times)
 
 
-class SharedPrefixLayer(GrowingLayer):
+class SharedPrefixLayer(WindowLayer):
     """Cache of one decoder layer: `prefix` [1, N, M, D], which stays as it is, and `own` [B, N, t, D], which grows.
 
     Its length is M + t. A window that is read here leaves its beacons in `own`.
     """
 
     def __init__(self, prefix: SummaryLayer, own: SummaryLayer | None = None):
+        super().__init__()
         self.prefix = prefix
         self.own = SummaryLayer() if own is None else own
         self.is_initialized = True
@@ -43,7 +45,7 @@ class SharedPrefixLayer(GrowingLayer):
     @property
     def shared(self) -> tuple[Tensor, Tensor] | None:
         """Keys and values of the prefix, each [1, N, M, D]; None where it was emptied."""
-        return (self.prefix.keys, self.prefix.values) if self.prefix.length else None
+        return self.prefix.content if self.prefix.length else None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """As `SummaryLayer.update`, but returns each row's own keys and values [B, N, t + T, D] alone."""
@@ -57,7 +59,7 @@ class SharedPrefixLayer(GrowingLayer):
         """As `SummaryLayer.advance`, of each row's own."""
         return self.own.advance(positions)
 
-    def room_for(self, positions: int) -> _Storage:
+    def room_for(self, positions: int) -> Storage:
         return self.own.room_for(positions)
 
     @property
@@ -66,6 +68,10 @@ class SharedPrefixLayer(GrowingLayer):
 
     def has_room_for(self, positions: int) -> bool:
         return self.own.has_room_for(positions)
+
+    @property
+    def growing(self) -> SummaryLayer:
+        return self.own
 
     def forget_scratch(self) -> None:
         self.own.forget_scratch()
@@ -96,13 +102,13 @@ class SharedPrefixLayer(GrowingLayer):
     # -- transformers' cache protocol ----------------------------------------------------------------------------
 
     @property
-    def keys(self) -> Tensor:
+    def keys(self) -> Tensor:  # type: ignore[override]  # read-only here
         """[B, N, M + t, D], put together for whoever asks; [1, N, M, D] before the rows have anything of their own."""
-        return self._joined(self.prefix.keys, self.own.keys)
+        return self._joined(self.prefix.content[0], self.own.keys)
 
     @property
-    def values(self) -> Tensor:
-        return self._joined(self.prefix.values, self.own.values)
+    def values(self) -> Tensor:  # type: ignore[override]
+        return self._joined(self.prefix.content[1], self.own.values)
 
     @staticmethod
     def _joined(prefix: Tensor, own: Tensor | None) -> Tensor:

@@ -58,7 +58,7 @@ def ask(
 
     if not question.strip():
         raise PromptError("the question is empty")
-    choice = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
+    choice: dict[str, Any] = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
     sources = as_sources(video)
     flags = {f"--{name.replace('_', '-')}": value for name, value in choice.items()}
     check_choice(sources, flags, {"--ratio": ratio, "--compressor": compressor})
@@ -75,6 +75,7 @@ def ask(
                 print(piece, end="", flush=True)
             print()
             answer = pieces.answer
+            assert answer is not None  # the iteration has ended without an error
         else:
             answer = session.ask(video, question, progress=advance, **options)
     say_notes(answer.notes)
@@ -134,7 +135,7 @@ def summarize(
         raise PromptError(
             f"cannot write {output}: {'it is a folder' if output.is_dir() else 'its folder does not exist'}"
         )
-    choice = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
+    choice: dict[str, Any] = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
     _check_choice(choice)
     session = load(model, device, dtype, fp8)
     timer = StageTimer(session.model.device)

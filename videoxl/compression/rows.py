@@ -10,7 +10,7 @@ Shape letters: B batch, T rows of all windows, b rows that stay, D head dimensio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -61,46 +61,60 @@ class RowPlan:
         """(permutation, positions, owners) as int64 [T] on a device; permutation: the grouped row at each position."""
         if device not in self._on:
             with torch.inference_mode(False):  # an inference tensor kept here could not be used in training
-                found = (torch.from_numpy(each) for each in (self.positions.argsort(), self.positions, self.owners))
-                self._on[device] = tuple(send(each, device) for each in found)
+                self._on[device] = (
+                    send(torch.from_numpy(self.positions.argsort()), device),
+                    send(torch.from_numpy(self.positions), device),
+                    send(torch.from_numpy(self.owners), device),
+                )
         return self._on[device]
 
 
 @dataclass
-class WindowLayout:
-    """How the grouped rows of windows map to their sequences, as a decoder layer needs it.
+class RowLayout:
+    """Which rows of a step pass through, as projections need it.
 
-    Text may have a layout too, `WindowLayout(num_rows)`: its step then calls the compressor's modules on no rows, so
-    that all steps call the same modules, which wrappers that gather parameters need.
+    Text has such a layout where all steps must call the same modules (wrappers that gather parameters need it): its
+    step then calls the compressor's modules on no rows.
 
     Attributes:
         num_passing: rows that only pass through, the first ones; the rest stay in the cache.
-        permutation: [T] int64, grouped row that stands at each place of the sequence.
-        positions: [T] int64, index in the sequence of each grouped row (the inverse of `permutation`).
-        memory_rope: cosine and signed sine [1, b, D] of the positions that the staying rows take in the cache.
-        lengths: rows of each window, and how many of them stay.
-        blocks: the windows' blocks of queries for `videoxl/kernels/windows.py`; None where it does not run.
         own_projections: whether the staying rows have projections of their own.
     """
 
     num_passing: int
-    permutation: Tensor | None = None
-    positions: Tensor | None = None
-    memory_rope: tuple[Tensor, Tensor] | None = None
-    lengths: tuple[tuple[int, int], ...] = ()
-    blocks: Tensor | None = None
     own_projections: bool = True
 
-    @property
-    def is_text(self) -> bool:
-        return self.permutation is None
+    def to(self, device: torch.device, non_blocking: bool = False, **_) -> RowLayout:
+        """The same on another device; accelerate's hooks call it where layers lie on several."""
+        return self
+
+
+@dataclass(kw_only=True)
+class WindowLayout(RowLayout):
+    """How the grouped rows of windows map to their sequences, as a decoder layer needs it.
+
+    Attributes:
+        permutation: [T] int64, grouped row that stands at each position of the sequence.
+        positions: [T] int64, index in the sequence of each grouped row (the inverse of `permutation`).
+        memory_rope: cosine and signed sine [1, b, D] of the positions that the staying rows take in the cache.
+        lengths: rows of each window, and how many of them stay.
+        blocks: the windows' blocks of queries for `videoxl/kernels/windows.py`; None where it does not run.
+    """
+
+    permutation: Tensor
+    positions: Tensor
+    memory_rope: tuple[Tensor, Tensor]
+    lengths: tuple[tuple[int, int], ...]
+    blocks: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False, **_) -> WindowLayout:
-        """Copy on another device; accelerate's hooks call it where layers lie on several."""
-        permutation, positions, cos, sin, blocks = (
-            None if x is None else x.to(device, non_blocking=non_blocking)
-            for x in (self.permutation, self.positions, *self.memory_rope, self.blocks)
-        )
-        return WindowLayout(
-            self.num_passing, permutation, positions, (cos, sin), self.lengths, blocks, self.own_projections
+        def moved(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            permutation=moved(self.permutation),
+            positions=moved(self.positions),
+            memory_rope=(moved(self.memory_rope[0]), moved(self.memory_rope[1])),
+            blocks=None if self.blocks is None else moved(self.blocks),
         )

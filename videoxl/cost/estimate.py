@@ -105,7 +105,7 @@ def reading_bytes(
     """Bytes of (cache, work) while `rows` videos are read at once; the weights come on top. Raises as `estimate`."""
     size, tower = BYTES[dtype], _tower(shape)
     method = get_compressor(compressor)
-    ratio = method.resolve_ratio(ratio)
+    ratio = method.resolve_ratio(ratio) or 0
     _, cached, *_ = _plan(shape, frames, ratio, method)
     position = shape.position_elements * size
     chunk = min(frames, frames_at_once(torch.device("cuda"), tower.width))

@@ -40,7 +40,7 @@ def ensure_fits(
 
     def needed(frames: int, ratio: int) -> int:
         kept, work = reading_bytes(shape, held + frames, ratio, dtype, compressor, rows)
-        return int(((growth(cache, kept) if held else kept) + work) * SLACK)
+        return int(((growth(cache, kept) if held and cache is not None else kept) + work) * SLACK)
 
     wanted = needed(frames, ratio)
     if wanted <= free:
@@ -59,7 +59,7 @@ def ensure_fits(
 
 def growth(cache: SummaryCache, wanted: int) -> int:
     """Bytes that a cache needs beside its own to hold `wanted`: storage grows by moving, a layer at a time."""
-    growing = [getattr(layer, "own", layer) for layer in cache.layers]  # a prefix that rows share stays where it is
+    growing = [layer.growing for layer in cache.layers]  # a prefix that rows share stays where it is
     have = sum(layer.allocated_bytes for layer in growing)
     wanted -= cache.num_bytes - sum(part.numel() * part.element_size() for layer in growing for part in layer.stored)
     if any(layer.is_shared for layer in growing):  # what the other holders keep is not given back

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from videoxl.errors import VideoError
+from videoxl.utils.numbers import is_number, is_whole_number
 
 if TYPE_CHECKING:
     from videoxl.media.index import VideoInfo
@@ -42,7 +42,7 @@ class FrameChoice:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, Real if name == "fps" else Integral):
+            if not (is_number if name == "fps" else is_whole_number)(value):
                 raise VideoError(f"{name} is {value!r}; it must be a {'number' if name == 'fps' else 'whole number'}")
             if hasattr(value, "item"):  # numpy's numbers, which the decoder process's request cannot hold
                 object.__setattr__(self, name, value.item())
@@ -50,7 +50,7 @@ class FrameChoice:
                 raise VideoError(f"{name} is {value}; it must be above 0")
         for name in ("start", "end"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, Real) or value != value):
+            if value is not None and (not is_number(value) or value != value):
                 raise VideoError(f"{name} is {value!r}; it must be a number of seconds")
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise VideoError(f"no frame can lie {self._interval()}: the interval is empty")
@@ -73,8 +73,10 @@ class FrameChoice:
             # The frame on the screen at each moment; half a millisecond forgives rounding of container clocks.
             shown = np.searchsorted(times, moments + 5e-4, side="right") - 1
             chosen = np.unique(np.clip(shown, inside[0], inside[-1]))
-        else:
+        elif self.num_frames is not None:
             chosen = _uniform(inside, self.num_frames)
+        else:
+            chosen = inside
         if self.max_frames is not None and len(chosen) > self.max_frames:
             chosen = _uniform(inside, self.max_frames)
         return chosen

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from videoxl.media.decoders import read_frames
+from videoxl.media.decoders.base import Frames
 from videoxl.media.index import VideoIndex
 from videoxl.media.resize import resize_and_crop_frame
 from videoxl.utils.read_ahead import ReadAhead
@@ -14,9 +13,7 @@ from videoxl.utils.read_ahead import ReadAhead
 DECODED_AHEAD = 4  # full frames, 25 MB at 1920 x 1080
 
 
-def decode_resized(
-    index: VideoIndex, indices: Sequence[int], backend: str, side: int, decoder_scaler: bool
-) -> Iterator[tuple[int, np.ndarray]]:
+def decode_resized(index: VideoIndex, indices: Sequence[int], backend: str, side: int, decoder_scaler: bool) -> Frames:
     """(frame number, uint8 [S, S, 3]) of chosen frames; the next ones are decoded while one is resized."""
     frames = read_frames(index, indices, backend, side if decoder_scaler else None)
     ahead = ReadAhead(frames, DECODED_AHEAD)

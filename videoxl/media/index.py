@@ -86,7 +86,9 @@ def index_video(path: str) -> VideoIndex:
     if first is None:
         raise VideoError(f"{path}: not one frame can be decoded ({codec})")
     timed = pts is not None
-    if not timed:  # packets without presentation times (AVI, a raw stream): frames come in order, at the stream's rate
+    if (
+        pts is None
+    ):  # packets without presentation times (AVI, a raw stream): frames come in order, at the stream's rate
         with open_container(path) as container:
             stream = container.streams.video[0]
             pts = list(range(sum(1 for _ in decode_frames(container, stream))))
@@ -114,7 +116,7 @@ def open_container(path: str):
     except UnicodeDecodeError as error:
         raise VideoError(f"{path} cannot be opened as a video: its metadata is not readable text") from error
     if not container.streams.video:
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
+        kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
         container.close()
         raise VideoError(f"{path} has no video stream (it holds {', '.join(kinds)})")
     return container
@@ -128,14 +130,15 @@ def decode_frames(container, stream, wanted: Collection[int] | None = None) -> I
             left out: half of the work in many files, and of an undamaged one not a bit of the rest changes.
     """
     packets = container.demux(stream)
-    leaves_out, follows = wanted is not None and stream.codec_context.name in SAYS_WHAT_IS_REFERRED_TO, False
+    says = stream.codec_context.name in SAYS_WHAT_IS_REFERRED_TO
+    kept, follows = wanted if says else None, False
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 return
-            if leaves_out:
-                needed = packet.pts is None or packet.pts in wanted
+            if kept is not None:
+                needed = packet.pts is None or packet.pts in kept
                 # The packet after a wanted one may be its second field.
                 stream.codec_context.skip_frame = "DEFAULT" if needed or follows else "NONREF"
                 follows = needed

@@ -72,7 +72,7 @@ class VideoXLImageProcessor:
         if frames.device.type == "cpu":
             cropped = [resize_and_crop_frame(frame, self.side) for frame in frames.numpy()]
             return torch.from_numpy(np.stack(cropped))
-        scaled_height, scaled_width = shorter_side_to(*frames.shape[1:3], self.side)
+        scaled_height, scaled_width = shorter_side_to(frames.shape[1], frames.shape[2], self.side)
         top, left = (scaled_height - self.side) // 2, (scaled_width - self.side) // 2
         rows, columns = slice(top, top + self.side), slice(left, left + self.side)
         return resize_fixed_point(frames, scaled_height, scaled_width, rows, columns)

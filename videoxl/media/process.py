@@ -16,9 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,9 @@ import numpy as np
 from videoxl import errors
 from videoxl.errors import VideoError, VideoTimeoutError
 from videoxl.media.decoders import DECODERS
+from videoxl.media.decoders.base import Frames
 from videoxl.media.index import VideoInfo
+from videoxl.utils.numbers import is_number
 from videoxl.utils.read_ahead import ReadAhead
 from videoxl.utils.registry import place_of
 
@@ -43,7 +44,7 @@ class DecoderProcess:
     """
 
     def __init__(self, path: str, choice, backend: str, side: int, decoder_scaler: bool, timeout: float):
-        if not isinstance(timeout, Real) or not timeout > 0:
+        if not is_number(timeout) or not timeout > 0:
             raise VideoError(f"timeout is {timeout!r}; it must be above 0 seconds")
         self._path = path
         self._timeout = timeout
@@ -79,7 +80,7 @@ class DecoderProcess:
             self.close()
             raise
 
-    def frames(self) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self) -> Frames:
         """Yield (frame number, uint8 [S, S, 3]); ends the child when done, closed or interrupted.
 
         A thread takes frames from the child meanwhile, so that decoding goes on while the model computes.
@@ -92,7 +93,7 @@ class DecoderProcess:
         finally:
             self.close()
 
-    def _messages(self) -> Iterator[tuple[dict, bytes]]:
+    def _messages(self) -> Generator[tuple[dict, bytes], None, None]:
         """Frames as they come, up to the message that ends them."""
         while True:
             message = self._receive()
@@ -110,10 +111,11 @@ class DecoderProcess:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        self._process.stdin.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def __del__(self):
-        if getattr(self, "_process", None) is not None:
+        if hasattr(self, "_process"):
             self.close()
 
     def _receive(self) -> tuple[dict, bytes]:
@@ -126,7 +128,8 @@ class DecoderProcess:
         return header, payload
 
     def _read(self, number: int, deadline: float) -> bytes:
-        pieces = []
+        assert self._process.stdout is not None
+        parts = []
         while number:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
@@ -134,17 +137,17 @@ class DecoderProcess:
                     f"{self._path}: no frame for {self._timeout:g} s; the decoder was killed. Give a longer timeout, "
                     "another backend, or check the file"
                 )
-            piece = os.read(self._process.stdout.fileno(), min(number, 1 << 20))
-            if not piece:
+            part = os.read(self._process.stdout.fileno(), min(number, 1 << 20))
+            if not part:
                 code = self._process.wait()
                 self._stderr.seek(0)
                 said = self._stderr.read().decode(errors="replace").strip().splitlines()
                 raise VideoError(
                     f"{self._path}: the decoder process ended with status {code}" + "".join(f": {s}" for s in said[-1:])
                 )
-            pieces.append(piece)
-            number -= len(piece)
-        return b"".join(pieces)
+            parts.append(part)
+            number -= len(part)
+        return b"".join(parts)
 
 
 def _importable(backend: str) -> str:

@@ -18,7 +18,7 @@ def shorter_side_to(height: int, width: int, side: int) -> tuple[int, int]:
 
 def resize_and_crop_frame(frame: np.ndarray, side: int) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [S, S, 3]: shorter side to S (bicubic), centre crop."""
-    height, width = shorter_side_to(*frame.shape[:2], side)
+    height, width = shorter_side_to(frame.shape[0], frame.shape[1], side)
     top, left = (height - side) // 2, (width - side) // 2
     picture = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(picture.crop((left, top, left + side, top + side)))

@@ -18,6 +18,7 @@ import torch
 
 from videoxl.errors import VideoError, VideoWarning
 from videoxl.media.choice import FrameChoice
+from videoxl.media.decoders.base import Frames
 from videoxl.media.pixels import VideoXLImageProcessor
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class FrameStream:
         self,
         info: VideoInfo,
         indices: np.ndarray,
-        frames: Iterator[tuple[int, np.ndarray]],
+        frames: Frames,
         image_processor: VideoXLImageProcessor,
         chunk: int,
         notes: list[str],

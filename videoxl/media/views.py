@@ -42,8 +42,8 @@ def resize_views(image, image_processor: VideoXLImageProcessor, model_cfg) -> Te
         grids = parse_grids(model_cfg.image_grid_pinpoints, image_processor.side)
         return image_processor.resize(split_into_views(picture, grids, image_processor.side))
     if mode == "pad":
-        colour = tuple(int(mean * 255) for mean in image_processor.image_mean)
-        picture = pad_to_square(picture, colour)
+        red, green, blue = (int(mean * 255) for mean in image_processor.image_mean)
+        picture = pad_to_square(picture, (red, green, blue))
     elif mode not in ("square", None):
         raise ConfigError(f"image_aspect_ratio is {mode!r}; the values that work are anyres, pad and square")
     return image_processor.resize(picture)

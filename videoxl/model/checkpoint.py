@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils import logging
@@ -15,8 +16,16 @@ _BEACON_KEY = re.compile(r"\.beacon_(q|k|v|o|up|down)_proj\.(weight|bias)$")
 _SHOWN = 8
 
 
-class CheckpointLoadingMixin:
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Model
+else:
+    _Model = object  # mixed into a model: see `modeling.py`
+
+
+class CheckpointLoadingMixin(_Model):
     """Strict loading for `LlavaQwenForCausalLM`."""
+
+    model: Any
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, may_lack: tuple[str, ...] = (), **kwargs):
@@ -33,9 +42,10 @@ class CheckpointLoadingMixin:
         # Mismatched shapes are collected and reported below with the other keys.
         kwargs["ignore_mismatched_sizes"] = True
         with _quietly():  # what is missing is filled or reported below
-            model, info = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
+        model, info = loaded
         missing = set(info["missing_keys"])
         copied = model.copy_missing_beacon_weights(missing)
         faults = {
@@ -94,9 +104,9 @@ def _unpacked(weight: torch.Tensor) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
     if getattr(weight, "quant_state", None) is not None:
-        return dequantize_4bit(weight.data, weight.quant_state)
+        return dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[attr-defined]  # bitsandbytes adds it
     # 8 bits: whole numbers up to 127 in each row, and the row's largest absolute value.
-    return weight.data.float() * weight.SCB.unsqueeze(1) / 127
+    return weight.data.float() * weight.SCB.unsqueeze(1) / 127  # type: ignore[attr-defined]
 
 
 def _shorten(keys: list[str]) -> str:

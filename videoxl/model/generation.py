@@ -22,7 +22,9 @@ from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, get_compressor
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder.decode_graph import speculate
+from videoxl.model.decoder.decoder import VideoXLModel
 from videoxl.model.memory import VideoMemory
 from videoxl.model.prompt import Prompt, split_prompt
 from videoxl.model.room import ensure_room
@@ -36,6 +38,9 @@ ROOM_FOR_TEXT = 2048  # positions reserved after a summary for the question and 
 
 class VideoXLGenerationMixin(GenerationMixin):
     """Adds visual inputs and video memories to `GenerationMixin`."""
+
+    model: VideoXLModel
+    config: VideoXLConfig
 
     @torch.no_grad()
     def generate(
@@ -222,7 +227,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         cache = model_kwargs.get(CACHE)
         if isinstance(cache, SummaryCache) and expand_size > 1:
             repeat_rows(cache, expand_size, self.config._attn_implementation)
-        return super()._expand_inputs_for_generation(
+        return super()._expand_inputs_for_generation(  # type: ignore[misc]  # the mixin is used in a model alone
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
 

@@ -209,8 +209,11 @@ def load_projector(model: LlavaQwenForCausalLM, path: Path) -> None:
     if weights is None:
         raise CheckpointError(f"{folder} has neither mm_projector.safetensors nor mm_projector.bin")
     wanted = {key.split("mm_projector.")[-1]: value for key, value in weights.items() if "mm_projector." in key}
+    projector = model.model.mm_projector
+    if projector is None:
+        raise CheckpointError("the model names no vision tower, so it has no projector to fill")
     try:
-        model.model.mm_projector.load_state_dict(wanted)
+        projector.load_state_dict(wanted)
     except RuntimeError as error:
         raise CheckpointError(f"the projector in {path} does not fit: {error}") from error
 
@@ -227,7 +230,7 @@ def _merge_adapter(model: LlavaQwenForCausalLM, lacking: set[str], folder: Path)
     if unexpected:
         raise CheckpointError(f"{folder}: non_lora_trainables holds unknown keys {unexpected[:8]}")
     adapted = PeftModel.from_pretrained(model, folder)
-    whole = adapted.peft_config["default"].modules_to_save or []
+    whole = getattr(adapted.peft_config["default"], "modules_to_save", None) or []
     if lacking - full.keys() and "mm_projector" not in whole:
         raise CheckpointError(
             f"neither the base nor non_lora_trainables in {folder} holds the projector: "

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ def training_loss(
     shared = _context_rows(prompt, times)
     lengths = [span.length(inner) for span in spans]
     *context_targets, suffix_targets = shifted_labels(prompt, lengths, times)
-    count = sum((part != IGNORE_INDEX).sum() for part in (*context_targets, suffix_targets))
+    count = torch.stack([(part != IGNORE_INDEX).sum() for part in (*context_targets, suffix_targets)]).sum()
 
     groups = _plan_groups(inner.config, chooser, lengths, len(shared[0]) if shared else 1, options)
     method = get_compressor(options.compressor)
@@ -140,7 +141,7 @@ def training_loss(
         texts, suffix, beacon = (
             [_in_backward_pass(text) for text in texts],
             _in_backward_pass(suffix),
-            _in_backward_pass(beacon),
+            None if beacon is None else _in_backward_pass(beacon),
         )
     missing = wanted.decoder - mine.decoder
     if not spans and missing:
@@ -152,7 +153,7 @@ def training_loss(
     gaps = _Gaps(options)
     rows = _LabelledRows(together, options.label_hook)
     read = 0
-    joined = torch.cat(context_targets, dim=1) if context_targets else None
+    joined = torch.cat(context_targets, dim=1) if context_targets else suffix_targets[:0]
     for hidden, length, tokens in _read_context(inner, cache, texts, features, groups, gaps, method):
         targets = joined[:, read : read + length]
         rows.add(hidden, targets if tokens is None else targets[:, tokens])
@@ -230,8 +231,9 @@ def _plan_groups(
     for span, length in enumerate(lengths):
         windows = list(plan_span(length, config.beacon_window, chooser))
         groups = []
-        for flows, run in groupby(enumerate(windows), lambda each, span=span: each[0] in flowing[span]):
-            groups += [WindowGroup(group, flows) for group in group_windows([window for _, window in run], limit)]
+        by_flow = groupby(zip(windows, [index in flowing[span] for index in range(len(windows))]), itemgetter(1))
+        for flows, run in by_flow:
+            groups += [WindowGroup(group, flows) for group in group_windows([window for window, _ in run], limit)]
         if windows and windows[-1].remainder_after:
             warn_of_unsummarised(windows[-1].remainder_after, length)
         planned.append(groups)

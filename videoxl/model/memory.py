@@ -337,7 +337,7 @@ class VideoMemory:
 
     def state(self) -> MemoryState:
         """All that a file must hold, as plain values and tensors."""
-        layers = [(layer.keys[0], layer.values[0]) if layer.is_initialized else None for layer in self.cache.layers]
+        layers = [_first_row(layer.stored) for layer in self.cache.layers]
         chooser = self.reader.planner.chooser
         return MemoryState(
             prefix_ids=self.prefix_ids,
@@ -362,7 +362,7 @@ class VideoMemory:
         for index, layer in enumerate(cache.layers):
             pair, state.layers[index] = state.layers[index], None  # else all layers would be held twice
             if pair is not None:
-                layer.replace(*(part.unsqueeze(0) for part in pair))
+                layer.growing.replace(*(part.unsqueeze(0) for part in pair))
         limit = model.config.max_position_embeddings
         chooser = RatioChooser(state.ratios, state.ratio_mix, state.window, limit)
         reader = SpanReader(model.model, cache, chooser, get_compressor(state.compressor))
@@ -390,3 +390,8 @@ def layer_devices(model) -> list[torch.device]:
 
 def _brief(ids: list[int]) -> str:
     return str(ids) if len(ids) <= 24 else f"[{', '.join(map(str, ids[:12]))}, ... {len(ids)} ids]"
+
+
+def _first_row(stored: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Keys and values of the first row of a layer; None where it has stored nothing."""
+    return (stored[0][0], stored[1][0]) if stored else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
     def get_vision_tower(self) -> nn.Module | None:
         return self.model.vision_tower
 
-    def forward(
+    def forward(  # noqa: PLR0913  # transformers' signature and the published one
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -127,6 +128,8 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         if one_cache(cache, past_key_values) is not None or inputs_embeds is not None:
             raise PromptError("images go with input_ids and a fresh cache; leave the cache and inputs_embeds out")
 
+        if input_ids is None:
+            raise PromptError("images go with input_ids, and there are none")
         model = self.model
         prompt = split_prompt(input_ids, attention_mask, labels)
         options = training_options or TrainingOptions()
@@ -150,7 +153,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         return VideoXLOutput(
             logits=self.lm_head(_keep(hidden, logits_to_keep)),
             window_ratios=tuple(cache.window_ratios),
-            **{CACHE: cache},
+            **_past(cache),
         )
 
     def _forward_text(
@@ -183,15 +186,21 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             step = decode_step(self, input_ids, attention_mask, cache)
             if step is not None:
                 logits = step(input_ids, position_ids, cache)
-                return CausalLMOutputWithPast(logits=logits, **{CACHE: cache})
+                return CausalLMOutputWithPast(logits=logits, **_past(cache))
         embeds = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         output = self.model.text_output(embeds, cache, position_ids, attention_mask, **wanted)
+        assert output.last_hidden_state is not None  # Optional in transformers' type only
         return CausalLMOutputWithPast(
             logits=self.lm_head(_keep(output.last_hidden_state, logits_to_keep)),
             hidden_states=output.hidden_states,
             attentions=output.attentions,
-            **{CACHE: cache},
+            **_past(cache),
         )
+
+
+def _past(cache: SummaryCache) -> dict[str, Any]:
+    """The cache under the name that the installed transformers gives it."""
+    return {CACHE: cache}
 
 
 def _keep(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:

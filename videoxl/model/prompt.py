@@ -104,20 +104,21 @@ def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels
             raise PromptError(
                 f"{name} has the shape {list(given.shape)} and input_ids {list(input_ids.shape)}; they must be the same"
             )
-    ids, mask, labels = (x if x is None else x.cpu().numpy() for x in (input_ids, attention_mask, labels))
+    ids = input_ids.cpu().numpy()
+    learnt = None if labels is None else labels.cpu().numpy()
     stray = ids[(ids < 0) & (ids != IMAGE_TOKEN_INDEX)]
     if stray.size:
         raise PromptError(f"input_ids holds {stray[0]}; only {IMAGE_TOKEN_INDEX} (a visual span) may be negative")
     kept = np.full(len(ids), ids.shape[1])
-    if mask is not None:
-        kept, ids, labels = _without_padding(mask.astype(bool), ids, labels)
+    if attention_mask is not None:
+        kept, ids, learnt = _without_padding(attention_mask.cpu().numpy().astype(bool), ids, learnt)
     cuts = _find_cuts((ids == IMAGE_TOKEN_INDEX) & (np.arange(ids.shape[1]) < kept[:, None]))
     start = cuts[-1] + 1 if cuts else 0
     if (kept == start).any():
         raise PromptError("the prompt ends with a visual span; put text (at least the assistant's turn) after it")
     prompt = Prompt(*_split(ids, cuts, kept - start))
-    if labels is not None:
-        prompt.labels = _split(labels, cuts, kept - start)
+    if learnt is not None:
+        prompt.labels = _split(learnt, cuts, kept - start)
     return prompt
 
 
@@ -126,11 +127,13 @@ def _without_padding(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Lengths [B] of rows without what `keep` [B, L] leaves out, and the rows, moved to the left."""
     lengths = keep.sum(axis=1)
-    both = [ids, labels]
-    if (keep[:, 1:] > keep[:, :-1]).any():  # padding before text
-        order = np.argsort(~keep, axis=1, kind="stable")
-        both = [x if x is None else np.take_along_axis(x, order, axis=1) for x in both]
-    return lengths, *(x if x is None else x[:, : lengths.max()] for x in both)
+    moves = (keep[:, 1:] > keep[:, :-1]).any()  # padding before text
+    order = np.argsort(~keep, axis=1, kind="stable") if moves else None
+
+    def moved(rows: np.ndarray) -> np.ndarray:
+        return (rows if order is None else np.take_along_axis(rows, order, axis=1))[:, : lengths.max()]
+
+    return lengths, moved(ids), None if labels is None else moved(labels)
 
 
 def _find_cuts(positions: np.ndarray) -> list[int]:
@@ -162,6 +165,8 @@ def shifted_labels(prompt: Prompt, span_lengths: list[int], times: int = 1) -> l
     Returns:
         [B / times, t] for each text and each visual span in order, then [B, t] for the suffix (padded on the right).
     """
+    if prompt.labels is None:
+        raise PromptError("the prompt has no labels to shift")
     texts, suffixes = prompt.labels
     suffix, _ = suffixes.pad(IGNORE_INDEX, "right")
     segments = []

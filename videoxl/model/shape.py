@@ -17,7 +17,7 @@ def model_shape(config: VideoXLConfig) -> ModelShape:
         intermediate_size=config.intermediate_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
+        kv_heads=config.num_key_value_heads or config.num_attention_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         vocab_size=config.vocab_size,
         own_projections=tuple(config.beacon_param),

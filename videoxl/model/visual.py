@@ -14,7 +14,7 @@ from torch import Tensor
 from videoxl.cost.batching import frames_at_once
 from videoxl.errors import BatchError, PromptError
 from videoxl.model.decoder.decoder import VideoXLModel
-from videoxl.model.modality import get_modality, visual_length
+from videoxl.model.modality import Video, get_modality, visual_length
 from videoxl.model.towers import VisionTower
 
 Progress = Callable[[int], None]
@@ -35,7 +35,7 @@ class VisualSpan:
 
     def length(self, model: VideoXLModel) -> int:
         """Visual tokens of the visual span."""
-        return visual_length(len(self.pixels[0]), model.vision_tower.num_patches, self.modality, model.config)
+        return visual_length(len(self.pixels[0]), model.tower.num_patches, self.modality, model.config)
 
     def num_passes(self, model: VideoXLModel) -> int:
         """Calls of the tower that `iter_features` makes for it."""
@@ -60,7 +60,7 @@ def arrange_spans(
         PromptError: numbers that do not match, an unknown modality, pixels of another shape.
         BatchError: rows whose visual spans differ in kind or visual length.
     """
-    size = model.vision_tower.image_size
+    size = model.tower.image_size
     images = [image.unsqueeze(0) if image.shape == (3, size, size) else image for image in images]
     expected = num_rows * num_spans
     if len(images) != expected:
@@ -87,9 +87,7 @@ def arrange_spans(
     spans = []
     for index in range(num_spans):
         pixels, kinds = images[index::num_spans], modalities[index::num_spans]
-        lengths = [
-            visual_length(len(p), model.vision_tower.num_patches, k, model.config) for p, k in zip(pixels, kinds)
-        ]
+        lengths = [visual_length(len(p), model.tower.num_patches, k, model.config) for p, k in zip(pixels, kinds)]
         if len(set(lengths)) > 1 or len(set(kinds)) > 1:
             raise BatchError(
                 f"rows of a batch need visual spans of one kind and equal length; visual span {index} is {kinds} with "
@@ -100,12 +98,12 @@ def arrange_spans(
 
 
 def _are_features(image: Tensor, model: VideoXLModel) -> bool:
-    return image.shape[1:] == (model.vision_tower.num_patches, model.vision_tower.hidden_size)
+    return image.shape[1:] == (model.tower.num_patches, model.tower.hidden_size)
 
 
 def chunk_frames(model: VideoXLModel) -> int:
     """Frames that go through the tower at once on the model's device."""
-    return frames_at_once(model.vision_tower.device, model.vision_tower.hidden_size)
+    return frames_at_once(model.tower.device, model.tower.hidden_size)
 
 
 def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
@@ -113,13 +111,13 @@ def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
 
     Features of the tower [F, P, C] only pass the projector.
     """
-    tower = model.vision_tower
+    tower, projector = model.tower, model.projector
     features = pixels.to(tower.device, tower.dtype) if _are_features(pixels, model) else tower(pixels)
     if model.gradient_checkpointing and model.training and torch.is_grad_enabled():
         # As wide as the decoder, on four times the tokens that stay after pooling.
-        features = model._gradient_checkpointing_func(model.mm_projector.__call__, features)
+        features = model._gradient_checkpointing_func(projector.__call__, features)
     else:
-        features = model.mm_projector(features)
+        features = projector(features)
     return features.to(model.input_device)
 
 
@@ -135,7 +133,7 @@ def iter_features(model: VideoXLModel, span: VisualSpan, progress: Progress | No
 
 def frame_tokens(model, pixels: Tensor) -> Tensor:
     """Visual tokens [F, t, H] of video frames, pixel values [F, 3, S, S], as `VideoMemory.extend_tokens` takes them."""
-    tokens = get_modality("video").pool(encode_frames(model.model, pixels), model.config)
+    tokens = Video().pool(encode_frames(model.model, pixels), model.config)
     return tokens.unflatten(0, (len(pixels), -1))
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 class FrameTime(NamedTuple):
     """A frame that was read: its number in the file (-1 if unknown) and its second (NaN if unknown)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # `tuple.index` is not wanted here
     second: float
 
 

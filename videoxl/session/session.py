@@ -103,7 +103,7 @@ class VideoXL:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def read(
+    def read(  # noqa: PLR0913  # each option has a default; `choice` gives those of frames as one
         self,
         video: str | Path | FrameStream,
         *,
@@ -142,13 +142,13 @@ class VideoXL:
             MemoryLimitError: frames that do not fit on the GPU. ConfigError: an unknown compressor.
         """
         given = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
+        chosen = the_choice(choice, given)
         if not isinstance(video, FrameStream):
             found = as_sources(video)
             if len(found) != 1 or not is_video(found[0]):
                 raise VideoError(f"{video} is not one video to read; ask pictures and memories as they are")
             video = found[0]
-            choice = the_choice(choice, given) or FrameChoice(DEFAULT_FRAMES)
-        elif the_choice(choice, given) is not None:
+        elif chosen is not None:
             raise VideoError(f"the frames of {video.info.path} were chosen when it was opened; leave the choice out")
         text = question_prompt("", system=system) if prompt is None else prompt
         timer = timer or StageTimer(self.model.device)
@@ -156,7 +156,10 @@ class VideoXL:
             self.model, text_ids(self.tokenizer, text.prefix), self._ratio(ratio, compressor), compressor
         )
         with timer.stage("decode"):
-            stream = video if isinstance(video, FrameStream) else self.open(video, choice, backend, timeout)
+            if isinstance(video, FrameStream):
+                stream = video
+            else:
+                stream = self.open(video, chosen or FrameChoice(DEFAULT_FRAMES), backend, timeout)
         with stream:
             announce(progress, stream)
             memory.extend(stream, progress, timer)
@@ -236,8 +239,8 @@ class VideoXL:
     ) -> str:
         """The answer to a prompt that is token ids already, with a placeholder for each of `images` (pixel values)."""
         prompt = torch.tensor([list(ids)], device=self.model.model.input_device)
-        extra = {"images": list(images), "modalities": list(modalities)} if len(images) else {}
-        output = self.model.generate(prompt, **extra, **{"do_sample": False, **generation})
+        extra: dict[str, Any] = {"images": list(images), "modalities": list(modalities)} if len(images) else {}
+        output = self._generate(prompt, **extra, **{"do_sample": False, **generation})
         return self._cut(output, prompt, self._count_tokens(images, modalities))[0]
 
     # -- how it is done --------------------------------------------------------------------------------------------
@@ -279,7 +282,9 @@ class VideoXL:
         return inputs, options
 
     def _inputs(self, sources: list, prompt: PromptText, reading: dict, timer: StageTimer) -> Inputs:
-        memory, notes, frames = None, [], []
+        memory: VideoMemory | None = None
+        notes: list[str] = []
+        frames: list[FrameTime] = []
         if sources and (is_memory(sources[0]) or (len(sources) == 1 and is_video(sources[0]))):
             first = sources[0]
             if is_memory(first):
@@ -289,7 +294,8 @@ class VideoXL:
             notes += memory.notes
             frames += map(FrameTime, memory.indices, memory.timestamps)
             sources = sources[1:]
-        images, modalities = [], []
+        images: list[Tensor] = []
+        modalities: list[str] = []
         for each in sources:
             if is_picture(each):
                 images.append(process_images([each], self.image_processor, self.model.config)[0])
@@ -303,7 +309,7 @@ class VideoXL:
                 notes += said
         images = [image.unsqueeze(0) if image.dim() == 3 else image for image in images]
         tokens = self._count_tokens(images, modalities) + (0 if memory is None else memory.num_visual_tokens)
-        method = {}
+        method: dict[str, Any] = {}
         if images and memory is None:
             compressor = reading.get("compressor")
             method = {"ratio": self._ratio(reading.get("ratio"), compressor), "compressor": compressor}
@@ -319,8 +325,8 @@ class VideoXL:
             return *all_pixels(stream, reading.get("progress")), stream.notes
 
     def _count_tokens(self, images: Sequence[Tensor], modalities: Sequence[str]) -> int:
-        tower, config = self.model.model.vision_tower, self.model.config
-        return sum(visual_length(len(i), tower.num_patches, kind, config) for i, kind in zip(images, modalities))
+        patches, config = self.model.model.tower.num_patches, self.model.config
+        return sum(visual_length(len(image), patches, kind, config) for image, kind in zip(images, modalities))
 
     def _respond(
         self,
@@ -341,7 +347,7 @@ class VideoXL:
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         with seeded(seed, self.model.device), FirstToken(timer, streamer) as first:
             beams = generation.get("num_beams", 1) > 1  # transformers streams no beams
-            output = self.model.generate(
+            output = self._generate(
                 ids,
                 **extra,
                 max_new_tokens=max_new_tokens,
@@ -351,6 +357,10 @@ class VideoXL:
         text, new_tokens = self._cut(output, ids, inputs.visual_tokens)
         return self._answer(text, new_tokens, inputs, timer)
 
+    def _generate(self, prompt: Tensor, **options: Any) -> Tensor:
+        output = self.model.generate(prompt, **options)
+        return output if isinstance(output, Tensor) else output.sequences
+
     def _cut(self, output: Tensor, prompt: Tensor, visual_tokens: int) -> tuple[str, int]:
         """The answer after the expanded prompt, and its number of tokens."""
         placeholders = int((prompt[0] == IMAGE_TOKEN_INDEX).sum())
@@ -358,7 +368,8 @@ class VideoXL:
         return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
 
     def _answer(self, text: str, new_tokens: int, inputs: Inputs, timer: StageTimer) -> Answer:
-        memory, ratios = inputs.memory, ()
+        memory = inputs.memory
+        ratios: tuple[int, ...] = ()
         cached = sum(map(len, inputs.texts[:-1]))
         method = inputs.method.get("compressor")
         if memory is not None:

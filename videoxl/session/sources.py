@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from videoxl.media.stream import FrameStream
 from videoxl.model.memory import VideoMemory
 from videoxl.model.visual import Progress
 from videoxl.session.answer import FrameTime
+from videoxl.utils.numbers import is_number, is_whole_number
 
 DEFAULT_FRAMES = 128
 
@@ -88,22 +88,22 @@ def check_options(options: Mapping[str, Any], reading: Sequence[str]) -> None:
 
 def check_generation(options: Mapping[str, Any]) -> None:
     """Raise `PromptError` for numbers that no answer can be made with, before anything is read."""
-    for name, (kinds, least, most) in _RANGES.items():
+    for name, (is_kind, least, most) in _RANGES.items():
         value = options.get(name)
         if value is None and name in options and name != "seed":
             raise PromptError(f"{name} is None; leave it out for the default")
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-            kind = "a whole number" if kinds is Integral else "a number"
+        if not is_kind(value) or not least <= value <= most:
+            kind = "a whole number" if is_kind is is_whole_number else "a number"
             raise PromptError(f"{name} is {value!r}; it must be {kind} from {least} to {most}")
 
 
-_RANGES: dict[str, tuple[type, float, float]] = {
-    "max_new_tokens": (Integral, 1, 1 << 24),
-    "temperature": (Real, 0, 1e6),
-    "top_p": (Real, 0, 1),
-    "seed": (Integral, 0, (1 << 64) - 1),
+_RANGES: dict[str, tuple[Callable[[object], bool], float, float]] = {
+    "max_new_tokens": (is_whole_number, 1, 1 << 24),
+    "temperature": (is_number, 0, 1e6),
+    "top_p": (is_number, 0, 1),
+    "seed": (is_whole_number, 0, (1 << 64) - 1),
 }
 
 
@@ -139,14 +139,16 @@ def the_choice(choice: FrameChoice | None, fields: dict[str, Any]) -> FrameChoic
 
 def announce(progress: Progress | None, stream: FrameStream) -> None:
     """Tell a progress bar how many frames will come, if it wants to know."""
-    if hasattr(progress, "start"):
-        progress.start(stream.num_frames)
+    start = getattr(progress, "start", None)
+    if start is not None:
+        start(stream.num_frames)
 
 
 def all_pixels(stream: FrameStream, progress: Progress | None = None) -> tuple[Tensor, list[FrameTime]]:
     """Pixel values [F, 3, S, S] float32 of all frames that a stream gives, on the CPU, and which frames those are."""
     announce(progress, stream)
-    parts, frames = [], []
+    parts: list[Tensor] = []
+    frames: list[FrameTime] = []
     for chunk in stream:
         parts.append(chunk.pixels(torch.device("cpu"), torch.float32))
         frames += map(FrameTime, chunk.indices, chunk.timestamps)

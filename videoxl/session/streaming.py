@@ -68,7 +68,7 @@ class TextStream:
             self._thread.join()
             if self._error is not None:
                 raise self._error
-            if not streamed and self.answer.text:  # transformers streams no beams
+            if not streamed and self.answer is not None and self.answer.text:  # transformers streams no beams
                 yield self.answer.text
         finally:
             self.close()

@@ -34,8 +34,8 @@ def take_cache(kwargs: dict[str, Any]) -> Any:
 
 def enable_checkpointing(model: nn.Module) -> None:
     """Have layers compute their activations again on the backward pass (5.23 renamed the switch)."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    newer = "activation_checkpointing_enable"
+    getattr(model, newer if hasattr(model, newer) else "gradient_checkpointing_enable")({"use_reentrant": False})
 
 
 def without_own_checkpointing() -> bool | None:

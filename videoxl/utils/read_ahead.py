@@ -19,7 +19,7 @@ class ReadAhead(Generic[T]):
     is raised here, in its place. `close`, from any thread, ends the iteration, the thread and the generator.
     """
 
-    def __init__(self, items: Generator[T], number: int):
+    def __init__(self, items: Generator[T, None, None], number: int):
         self._made: queue.Queue = queue.Queue(maxsize=number)
         self._stopped = threading.Event()
         # The thread must not hold this object, or it would never be collected.
@@ -49,7 +49,7 @@ class ReadAhead(Generic[T]):
             self.close()
 
 
-def _work(items: Generator[T], made: queue.Queue, stopped: threading.Event) -> None:
+def _work(items: Generator[T, None, None], made: queue.Queue, stopped: threading.Event) -> None:
     def put(kind: str, item: object) -> None:
         while not stopped.is_set():
             try:

@@ -82,7 +82,7 @@ class ColumnRunner:
     def run(self, length: int, depths: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[Cell, dict]]:
         """Results of the cells of a column, shallow ones first. `advance` is called after each answer."""
         chunks = self.haystack.chunks(
-            length, self.asker.session.image_processor, self.asker.session.model.model.vision_tower.device
+            length, self.asker.session.image_processor, self.asker.session.model.model.tower.device
         )
         frames = torch.cat([*(self._tokens(chunk) for chunk in chunks), self.needle_tokens])
         base = self._start()

@@ -5,20 +5,22 @@ Shape letters: T rows of a step, t rows that pass through.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
-from videoxl.compression.rows import WindowLayout
+from videoxl.compression.rows import RowLayout
 from videoxl.kernels import can_run
 
 
-def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: WindowLayout | None) -> Tensor:
+def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: RowLayout | None) -> Tensor:
     """Apply `ordinary` to every row of x [B, T, ...], but `beacon` to the beacon rows where there is one."""
     if window is None or beacon is None or not window.own_projections:
         return ordinary(x)
     tokens, beacons = x[:, : window.num_passing], x[:, window.num_passing :]
-    plain = is_plain_linear(ordinary) and is_plain_linear(beacon)
-    if len(x) == 1 and plain and can_run(x, ordinary.weight, beacon.weight):
+    one_row = len(x) == 1
+    if one_row and is_plain_linear(ordinary) and is_plain_linear(beacon) and can_run(x, ordinary.weight, beacon.weight):
         # Two products into one tensor: to put their results together would read and write all of them once more.
         output = x.new_empty(*x.shape[:-1], ordinary.out_features)
         _linear_into(output[0, : window.num_passing], tokens[0], ordinary)
@@ -27,7 +29,7 @@ def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: Wi
     return torch.cat([ordinary(tokens), beacon(beacons)], dim=1)
 
 
-def is_plain_linear(module: nn.Module) -> bool:
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a call of the module is a product with its weight and nothing else (no adapter, no hook, not spread)."""
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
     return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not hooked

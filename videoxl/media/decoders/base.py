@@ -6,7 +6,7 @@ Shape letters: H height, W width of a frame.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +15,8 @@ from videoxl.errors import VideoError
 from videoxl.media.index import VideoIndex
 from videoxl.utils.registry import Registry
 
-Frames = Iterator[tuple[int, np.ndarray]]
+Frames = Generator[tuple[int, np.ndarray], None, None]
+"""(frame number, uint8 [H, W, 3]), ascending; to close it ends decoding."""
 
 
 class VideoDecoder(ABC):

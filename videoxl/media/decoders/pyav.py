@@ -24,26 +24,25 @@ class PyAVDecoder(VideoDecoder):
 
 def _seeked_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | None) -> Frames:
     """Frames of a file with times."""
-    times = frozenset(index.pts[wanted].tolist())
-    container, decoded, position, held = None, iter(()), None, None
+    times: set[int] = set(index.pts[np.asarray(wanted)].tolist())
+    container, position, held = None, None, None
+    decoded: Iterator[av.VideoFrame] = iter(())
     try:
         for number in wanted:
             pts = int(index.pts[number])
-            keyframe = int(index.keyframes[max(np.searchsorted(index.keyframes, pts, side="right") - 1, 0)])
+            keyframe = int(index.keyframes[max(int(np.searchsorted(index.keyframes, pts, side="right")) - 1, 0)])
             if position is None or keyframe > position:
                 if container is None:
                     container = open_container(index.info.path)
                     container.streams.video[0].thread_type = "AUTO"
                 decoded, held = _decode_from(container, index, keyframe, pts, times), None
             # A frame after the wanted one (which then cannot be decoded) is held: it may be the next one wanted.
-            while held is None or held.pts < pts:
+            while held is None or held.pts is None or held.pts < pts:
                 held = next(decoded, None)
                 if held is None:
                     break
-                if held.pts is None:  # no time, no place: it cannot be asked for
-                    held = None
-                    continue
-                position = held.pts
+                if held.pts is not None:  # one without a time cannot be asked for
+                    position = held.pts
             if held is not None and held.pts == pts:
                 yield number, _to_array(held, index.info.rotation, scaler_side)
     finally:
@@ -68,8 +67,10 @@ def _decode_from(
     """Seek to a keyframe and decode what is `wanted`; where the seek lands after `pts`, go back further."""
     stream = container.streams.video[0]
     step = max(int(1 / stream.time_base), 1)  # one second in the stream's unit
-    target, first, frames = keyframe, None, iter(())
-    while first is None or first.pts > pts:
+    target = keyframe
+    first: av.VideoFrame | None = None
+    frames: Iterator[av.VideoFrame] = iter(())
+    while first is None or first.pts is None or first.pts > pts:
         try:
             container.seek(target, stream=stream, backward=True)
         except av.error.FFmpegError as error:

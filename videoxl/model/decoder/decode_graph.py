@@ -142,7 +142,7 @@ class DecodeStep:
         self._weights = _addresses_of_weights(model)
         self._capture = capture
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._logits: Tensor | None = None
+        self._logits = torch.empty(0)
         self._side = torch.cuda.Stream() if capture else None
         self._finished: torch.cuda.Event | None = None
         self._begun: tuple[Callable[[], SummaryCache | None], int, Tensor] | None = None
@@ -225,6 +225,7 @@ class DecodeStep:
         if self._graph is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._make_graph()
+        assert self._graph is not None
         self._graph.replay()
 
     def is_current(self, model) -> bool:
@@ -251,6 +252,7 @@ class DecodeStep:
 
     def _run(self) -> Tensor:
         model = self._model()
+        assert model is not None  # it is called by the model
         decoder, product = model.model, self._product
         hidden = decoder.embed_tokens(self._ids)
         rope = decoder.rotary_emb(hidden, self._positions)
@@ -266,6 +268,7 @@ class DecodeStep:
 
     def _make_graph(self) -> None:
         """Run once on the side, where kernels are compiled and libraries allocate, then capture."""
+        assert self._side is not None
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             self._run()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,13 @@ from videoxl.cache.gradient import GradientCache
 from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, get_compressor
 from videoxl.compression.plan import Window
-from videoxl.compression.rows import RowPlan, WindowLayout
+from videoxl.compression.rows import RowLayout, RowPlan, WindowLayout
+from videoxl.errors import ConfigError
 from videoxl.kernels import KERNEL_HEAD_DIMS, can_run
 from videoxl.model.configuration import VideoXLConfig, check_config
 from videoxl.model.decoder.layers import BeaconAttention, BeaconDecoderLayer, FusedRMSNorm, SignedRotaryEmbedding
 from videoxl.model.projector import build_projector
-from videoxl.model.towers import build_vision_tower
+from videoxl.model.towers import VisionTower, build_vision_tower
 from videoxl.utils.compat import CACHE
 from videoxl.utils.transfer import send
 
@@ -60,6 +62,19 @@ class VideoXLModel(Qwen2Model):
         self.post_init()
 
     @property
+    def tower(self) -> VisionTower:
+        """The vision tower. Raises `ConfigError` where the checkpoint is a bare language model."""
+        if self.vision_tower is None:
+            raise ConfigError("this checkpoint names no vision tower, so it sees nothing; set mm_vision_tower")
+        return self.vision_tower
+
+    @property
+    def projector(self) -> nn.Module:
+        """What brings the tower's features to the decoder's width; there is one where there is a tower."""
+        assert self.mm_projector is not None
+        return self.mm_projector
+
+    @property
     def input_device(self) -> torch.device:
         """Where token ids go and visual tokens are wanted.
 
@@ -88,7 +103,7 @@ class VideoXLModel(Qwen2Model):
         Returns:
             Hidden states [B, t, H] after the final norm.
         """
-        return self.text_output(embeds, cache, position_ids, key_mask).last_hidden_state
+        return _last_hidden_state(self.text_output(embeds, cache, position_ids, key_mask))
 
     def text_output(
         self, embeds: Tensor, cache: SummaryCache, position_ids: Tensor | None, key_mask: Tensor | None, **wanted
@@ -152,19 +167,24 @@ class VideoXLModel(Qwen2Model):
         positions = indices + offsets[0][owners]
         # One call for both kinds of positions: a window must call the same modules as text (see `GradientCache`).
         tables = self.rotary_emb(grouped, torch.cat([positions, in_memory]).unsqueeze(0))
-        rope, memory_rope = zip(*(table.split([len(indices), sum(kept)], dim=1) for table in tables))
+        (cos, memory_cos), (sin, memory_sin) = (table.split([len(indices), sum(kept)], dim=1) for table in tables)
         layout = WindowLayout(
-            passing, permutation, indices, memory_rope, lengths, self._kernel_blocks(lengths, grouped),
-            plan.own_projections,
-        )  # fmt: skip
+            num_passing=passing,
+            own_projections=plan.own_projections,
+            permutation=permutation,
+            positions=indices,
+            memory_rope=(memory_cos, memory_sin),
+            lengths=lengths,
+            blocks=self._kernel_blocks(lengths, grouped),
+        )
         seen = np.cumsum([stored, *kept[:-1]]).tolist()
         masks = tuple(
             build_mask(self.config._attn_implementation, rows, length + rows, None, grouped)
             for (rows, _), length in zip(lengths, seen)
         )
-        extra = {"rope": rope} if isinstance(cache, GradientCache) else {}
-        hidden = self._run(grouped, positions.unsqueeze(0), cache, masks, window=layout, **extra).last_hidden_state
-        return hidden[:, :passing]
+        extra = {"rope": (cos, sin)} if isinstance(cache, GradientCache) else {}
+        output = self._run(grouped, positions.unsqueeze(0), cache, masks, window=layout, **extra)
+        return _last_hidden_state(output)[:, :passing]
 
     def _kernel_blocks(self, lengths: tuple[tuple[int, int], ...], hidden: Tensor) -> Tensor | None:
         """What `window_attention` needs of a layout, or None where it does not run."""
@@ -199,15 +219,14 @@ class VideoXLModel(Qwen2Model):
         position_ids: Tensor,
         cache: GradientCache,
         mask: Tensor | tuple[Tensor | None, ...] | None,
-        window: WindowLayout | None = None,
+        window: RowLayout | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
         **_,
     ) -> BaseModelOutputWithPast:
         """The same layers, each a pure function of its input and the cache's chunks, so that it can be run again."""
         rope = self.rotary_emb(embeds, position_ids) if rope is None else rope
-        is_text = window is None
-        if is_text and cache.uniform:
-            window = WindowLayout(embeds.shape[1])
+        if window is None and cache.uniform:
+            window = RowLayout(embeds.shape[1])
         hidden = embeds
         for layer, stored in zip(self.layers, cache.layers):
             hidden, *chunk = layer(
@@ -219,7 +238,13 @@ class VideoXLModel(Qwen2Model):
             )
             stored.add(tuple(chunk))
         hidden = hidden if cache.defers_norm else self.norm(hidden)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, **{CACHE: cache})
+        past: dict[str, Any] = {CACHE: cache}
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **past)
+
+
+def _last_hidden_state(output: BaseModelOutputWithPast) -> Tensor:
+    assert output.last_hidden_state is not None  # Optional in transformers' type only
+    return output.last_hidden_state
 
 
 @lru_cache(maxsize=8)

@@ -33,6 +33,9 @@ def scale_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 class Fp8Linear(nn.Module):
     """A linear layer with its weight in FP8. `weight` [N, K] e4m3, `scale` [1, N], `bias` as before."""
 
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -82,5 +85,5 @@ def to_fp8(model) -> None:
             raise ConfigError(f"{name} has a size of {odd[0]}; products in FP8 take multiples of {_ALIGNED}")
     for parent, name, linear in linears:
         setattr(parent, name, Fp8Linear(linear))
-        linear.weight = None
+        del linear.weight
     model.weights_format = "fp8"

@@ -9,6 +9,9 @@ Shape letters: B batch, T tokens of the step (beacons included), b beacons, H hi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +22,7 @@ from videoxl.attention.windows import attend_windows, can_attend_together
 from videoxl.cache.gradient import KVChunk, StepView
 from videoxl.cache.summary import SummaryCache
 from videoxl.compression.beacon.projections import project
-from videoxl.compression.rows import WindowLayout
+from videoxl.compression.rows import RowLayout, WindowLayout
 from videoxl.kernels import can_run
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.utils.compat import one_cache
@@ -27,6 +30,11 @@ from videoxl.utils.compat import one_cache
 
 class BeaconAttention(Qwen2Attention):
     """Qwen2 attention whose beacons have projections of their own (`config.beacon_param`; paper section 3.2)."""
+
+    beacon_q_proj: nn.Module | None
+    beacon_k_proj: nn.Module | None
+    beacon_v_proj: nn.Module | None
+    beacon_o_proj: nn.Module | None
 
     def __init__(self, config: VideoXLConfig, layer_idx: int):
         super().__init__(config, layer_idx)
@@ -43,7 +51,7 @@ class BeaconAttention(Qwen2Attention):
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | tuple[Tensor | None, ...] | None = None,
         cache=None,
-        window: WindowLayout | None = None,
+        window: RowLayout | None = None,
         past_key_values=None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
@@ -57,40 +65,41 @@ class BeaconAttention(Qwen2Attention):
             window: the layout of windows, None for text.
         """
         cache = one_cache(cache, past_key_values)
-        if self._takes_kernel(hidden_states, cache, window):
-            output = self._windows_by_kernel(hidden_states, position_embeddings, cache, window)
+        windows = window if isinstance(window, WindowLayout) else None
+        if windows is not None and self._takes_kernel(hidden_states, cache, windows):
+            output = self._windows_by_kernel(hidden_states, position_embeddings, cache, windows)
             return project(output, self.o_proj, self.beacon_o_proj, window), None
         query, key, value, beacons = self.rotated_heads(hidden_states, position_embeddings, window)
         dropout = self.attention_dropout if self.training else 0.0
         shared = None
         if isinstance(cache, SummaryCache):
             shared = cache.shared_prefix(self.layer_idx)
-        if isinstance(cache, StepView) and self._goes_together(query, beacons, attention_mask, dropout):
-            memory = cache.memory_with(beacons)
-            output = attend_windows(query, key, value, memory, window.lengths, self.scaling)
-            return self._leave(output, window), None
-        if beacons is not None:
+        if windows is not None and beacons is not None:
+            masks = cast("tuple[Tensor | None, ...]", attention_mask)
+            if isinstance(cache, StepView) and can_attend_together(
+                self.config._attn_implementation, query, masks, dropout
+            ):
+                memory = cache.memory_with(beacons)
+                output = attend_windows(query, key, value, memory, windows.lengths, self.scaling)
+                return self._leave(output, window), None
             # The cache comes first: it is iterated to its end, where it puts the last window's beacons in place.
-            seen = cache.update_windows(key, value, self.layer_idx, beacons, window.lengths)
-            queries = query.split([rows for rows, _ in window.lengths], dim=2)
+            seen = cache.update_windows(key, value, self.layer_idx, beacons, windows.lengths)
+            queries = query.split([rows for rows, _ in windows.lengths], dim=2)
             outputs = [
-                attend(self, part, *pair, mask, dropout, shared, **kwargs)
-                for pair, part, mask in zip(seen, queries, attention_mask)
+                attend(self, part, keys, values, mask, dropout, shared, **kwargs)
+                for (keys, values), part, mask in zip(seen, queries, masks)
             ]
             output = torch.cat([output for output, _ in outputs], dim=1) if len(outputs) > 1 else outputs[0][0]
             return self._leave(output, window), outputs[-1][1]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        output, weights = attend(self, query, key, value, attention_mask, dropout, shared, **kwargs)
+        mask = cast("Tensor | None", attention_mask)
+        output, weights = attend(self, query, key, value, mask, dropout, shared, **kwargs)
         return self._leave(output, window), weights
 
-    def _goes_together(self, query: Tensor, beacons, masks, dropout: float) -> bool:
-        return beacons is not None and can_attend_together(self.config._attn_implementation, query, masks, dropout)
-
-    def _takes_kernel(self, hidden_states: Tensor, cache, window: WindowLayout | None) -> bool:
+    def _takes_kernel(self, hidden_states: Tensor, cache, window: WindowLayout) -> bool:
         return (
-            window is not None
-            and window.blocks is not None
+            window.blocks is not None
             and can_run(hidden_states)
             and isinstance(cache, SummaryCache)
             and cache.shared_prefix(self.layer_idx) is None
@@ -106,21 +115,22 @@ class BeaconAttention(Qwen2Attention):
         key = project(hidden_states, self.k_proj, self.beacon_k_proj, window)
         value = project(hidden_states, self.v_proj, self.beacon_v_proj, window)
         num_beacons = sum(number for _, number in window.lengths)
-        *storage, stored = cache.advance(self.layer_idx, num_beacons, key, value, self.head_dim)
+        keys, values, stored = cache.advance(self.layer_idx, num_beacons, key, value, self.head_dim)
+        assert window.blocks is not None  # see `_takes_kernel`
         return window_attention(
-            query, key, value, rope, window.memory_rope, window.permutation, window.positions, window.blocks, storage,
-            stored, self.scaling,
+            query, key, value, rope, window.memory_rope, window.permutation, window.positions, window.blocks,
+            (keys, values), stored, self.scaling,
         )  # fmt: skip
 
-    def _leave(self, output: Tensor, window: WindowLayout | None) -> Tensor:
+    def _leave(self, output: Tensor, window: RowLayout | None) -> Tensor:
         """Attention's output [B, T, N, D] in the order of the sequence -> [B, T, H] in that of the rows."""
         output = output.flatten(2)
-        if window is not None and not window.is_text:
+        if isinstance(window, WindowLayout):
             output = output.index_select(1, window.positions)
         return project(output, self.o_proj, self.beacon_o_proj, window)
 
     def rotated_heads(
-        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], window: WindowLayout | None = None
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], window: RowLayout | None = None
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Queries, keys and values [B, N or G, T, D] in the order of the sequence, rotated to their positions in it.
 
@@ -131,18 +141,16 @@ class BeaconAttention(Qwen2Attention):
         key = project(hidden_states, self.k_proj, self.beacon_k_proj, window).view(heads).transpose(1, 2)
         value = project(hidden_states, self.v_proj, self.beacon_v_proj, window).view(heads).transpose(1, 2)
         beacons = None
-        if window is not None and window.is_text:
-            window = None
-        if window is not None:
+        if isinstance(window, WindowLayout):
             beacon_key, beacon_value = key[:, :, window.num_passing :], value[:, :, window.num_passing :]
-            memory_rope = (table.to(key.dtype) for table in window.memory_rope)
-            beacons = rotate(beacon_key, *memory_rope), beacon_value
+            cos, sin = window.memory_rope
+            beacons = rotate(beacon_key, cos.to(key.dtype), sin.to(key.dtype)), beacon_value
         num_heads = query.shape[1]
         if query.dtype != position_embeddings[0].dtype:  # under autocast
-            position_embeddings = tuple(table.to(query.dtype) for table in position_embeddings)
+            position_embeddings = position_embeddings[0].to(query.dtype), position_embeddings[1].to(query.dtype)
         rotated = rotate(torch.cat([query, key], dim=1), *position_embeddings)
         query, key = rotated[:, :num_heads], rotated[:, num_heads:]
-        if window is not None:
+        if isinstance(window, WindowLayout):
             query, key, value = (x.index_select(2, window.permutation) for x in (query, key, value))
         return query, key, value, beacons
 
@@ -185,7 +193,7 @@ class BeaconMLP(Qwen2MLP):
         self.beacon_up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False) if own else None
         self.beacon_down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False) if own else None
 
-    def forward(self, x: Tensor, window: WindowLayout | None = None) -> Tensor:
+    def forward(self, x: Tensor, window: RowLayout | None = None) -> Tensor:
         gate, up = self.gate_proj(x), project(x, self.up_proj, self.beacon_up_proj, window)
         if can_run(gate, up, with_gradients=True) and self.config.hidden_act == "silu":
             from videoxl.kernels.activations import swiglu
@@ -204,7 +212,7 @@ class BeaconDecoderLayer(nn.Module):
     """
 
     gradient_checkpointing = False
-    _gradient_checkpointing_func = None
+    _gradient_checkpointing_func: Callable[..., Any] | None = None
 
     def __init__(self, config: VideoXLConfig, layer_idx: int):
         super().__init__()
@@ -217,7 +225,7 @@ class BeaconDecoderLayer(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        window: WindowLayout | None = None,
+        window: RowLayout | None = None,
         kv_chunks: tuple[KVChunk, ...] | None = None,
         **kwargs,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
@@ -232,13 +240,15 @@ class BeaconDecoderLayer(nn.Module):
         def run(hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             view = StepView(kv_chunks)
             output = self._compute(hidden_states, window, cache=view, **kwargs)
-            return output, *view.new_chunk
+            keys, values = view.new_chunk
+            return output, keys, values
 
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(run, hidden_states)
+        checkpoint = self._gradient_checkpointing_func
+        if checkpoint is not None and self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(run, hidden_states)
         return run(hidden_states)
 
-    def _compute(self, hidden_states: Tensor, window: WindowLayout | None, **kwargs) -> Tensor:
+    def _compute(self, hidden_states: Tensor, window: RowLayout | None, **kwargs) -> Tensor:
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), window=window, **kwargs)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states), window)

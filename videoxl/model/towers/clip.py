@@ -5,14 +5,16 @@ Shape letters: F frames or views, P patches, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from videoxl.cost.shapes import TowerShape
-from videoxl.errors import CheckpointError
+from videoxl.errors import CheckpointError, ConfigError
 from videoxl.kernels import can_run
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.towers.base import VisionTower, check_select_layer
@@ -27,7 +29,7 @@ _VIT_L_336 = {
     "patch_size": 14,
     "projection_dim": 768,
 }
-_KNOWN_TOWERS = {"clip-vit-large-patch14-336": _VIT_L_336}
+_KNOWN_TOWERS: dict[str, dict[str, Any]] = {"clip-vit-large-patch14-336": _VIT_L_336}
 
 
 class QuickGELU(nn.Module):
@@ -58,21 +60,16 @@ class CLIPVisionTower(VisionTower):
         # A bare container, so that parameter names keep the `vision_model.` part that transformers 5 dropped.
         self.vision_tower = nn.Module()
         self.vision_tower.vision_model = CLIPVisionModel(config)
+        self.hidden_size = config.hidden_size
+        self.image_size = _square(config.image_size)
+        self.num_patches = (self.image_size // _square(config.patch_size)) ** 2
         if config.hidden_act == "quick_gelu":
-            for layer in self.vision_tower.vision_model.encoder.layers:
+            for layer in self._clip.encoder.layers:
                 layer.mlp.activation_fn = QuickGELU()
 
     @property
-    def hidden_size(self) -> int:
-        return self.config.hidden_size
-
-    @property
-    def image_size(self) -> int:
-        return self.config.image_size
-
-    @property
-    def num_patches(self) -> int:
-        return (self.config.image_size // self.config.patch_size) ** 2
+    def _clip(self) -> Any:
+        return self.vision_tower.vision_model
 
     @classmethod
     def build(cls, config: VideoXLConfig) -> CLIPVisionTower:
@@ -88,33 +85,42 @@ class CLIPVisionTower(VisionTower):
     def shape(cls, config: VideoXLConfig) -> TowerShape:
         clip = resolve_vision_config(config)
         width, inner = clip.hidden_size, clip.intermediate_size
-        patches = (clip.image_size // clip.patch_size) ** 2
-        embeddings = width + clip.num_channels * clip.patch_size**2 * width + (patches + 1) * width
+        side, patch = _square(clip.image_size), _square(clip.patch_size)
+        patches = (side // patch) ** 2
+        embeddings = width + clip.num_channels * patch**2 * width + (patches + 1) * width
         layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
         return TowerShape(
             width=width,
             layers=clip.num_hidden_layers,
             layers_run=check_select_layer(config.mm_vision_select_layer, clip.num_hidden_layers),
             intermediate_size=inner,
-            image_size=clip.image_size,
+            image_size=side,
             patches=patches,
             parameters=embeddings + clip.num_hidden_layers * layer + 4 * width,
         )
 
     def modules_run(self) -> list[nn.Module]:
-        clip = self.vision_tower.vision_model
+        clip = self._clip
         return [clip.embeddings, clip.pre_layrnorm, *clip.encoder.layers[: self.num_layers_run]]
 
     def load_weights(self, folder: Path) -> None:
         source = CLIPVisionModel.from_pretrained(folder, dtype=self.dtype)
-        self.vision_tower.vision_model.load_state_dict(source.state_dict())
+        self._clip.load_state_dict(source.state_dict())
 
     def forward(self, pixels: Tensor) -> Tensor:
-        clip = self.vision_tower.vision_model
+        clip = self._clip
         hidden = clip.pre_layrnorm(clip.embeddings(pixels.to(self.device, self.dtype)))
         for layer in clip.encoder.layers[: self.num_layers_run]:
             hidden = layer(hidden, None)
         return hidden[:, 1:]  # `mm_vision_select_feature = patch`: without the class token
+
+
+def _square(size: int | Sequence[int] | None) -> int:
+    """One side of a square that transformers' configuration may give as a pair."""
+    sides = [size] if isinstance(size, int) else list(size or [])
+    if not sides or len(set(sides)) > 1:
+        raise ConfigError(f"the vision tower's size is {size}; a square one is needed: one number")
+    return sides[0]
 
 
 def resolve_vision_config(config: VideoXLConfig, checkpoint: str | Path | None = None) -> CLIPVisionConfig:
@@ -128,7 +134,7 @@ def resolve_vision_config(config: VideoXLConfig, checkpoint: str | Path | None =
     """
     if config.mm_vision_config is not None:
         return CLIPVisionConfig(**config.mm_vision_config)
-    name = config.mm_vision_tower
+    name = config.mm_vision_tower or ""
     folder = find_tower_folder(config, checkpoint)
     if folder is not None:
         return CLIPVisionConfig.from_pretrained(folder)

@@ -46,7 +46,7 @@ class OpenCLIPVisionTower(VisionTower):
 
     @classmethod
     def build(cls, config: VideoXLConfig) -> OpenCLIPVisionTower:
-        return cls(config.mm_vision_tower.partition(":")[2], config.mm_vision_select_layer)
+        return cls((config.mm_vision_tower or "").partition(":")[2], config.mm_vision_select_layer)
 
     def modules_run(self) -> list[nn.Module]:
         visual = self.vision_tower

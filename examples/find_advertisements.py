@@ -1,4 +1,4 @@
-"""Find inserted advertisements: ask the windows of a film, then halve those that have one until its seconds are known.
+"""Find inserted advertisements: ask about each window of a film, then halve windows with one until its times are known.
 
 python examples/find_advertisements.py film.mp4 --model path/to/VideoXL_weight_8 --window 120 --precision 4
 """
@@ -78,10 +78,10 @@ def find_advertisements(
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--window", type=float, default=120, help="seconds of the first look (default: 120)")
-    parser.add_argument("--precision", type=float, default=4, help="seconds to narrow a span to (default: 4)")
-    parser.add_argument("--fps", type=float, default=1, help="frames a second (default: 1)")
-    parser.add_argument("--ratio", type=int, help="visual tokens a cached position (default: the model's)")
+    parser.add_argument("--window", type=float, default=120, help="seconds per window in the first pass (default: 120)")
+    parser.add_argument("--precision", type=float, default=4, help="seconds at which halving stops (default: 4)")
+    parser.add_argument("--fps", type=float, default=1, help="frames per second (default: 1)")
+    parser.add_argument("--ratio", type=int, help="visual tokens per cached position (default: the model's)")
     given = parser.parse_args(arguments)
     model = open_model(given)
     found = find_advertisements(model, given.video, given.window, given.precision, given.fps, given.ratio)

@@ -1,6 +1,6 @@
-"""Find anomalies in surveillance footage: ask each window of time whether something happens, and rank by likelihood.
+"""Find anomalies in surveillance footage: ask whether something happens in each window, and rank by likelihood.
 
-    python examples/find_anomalies.py camera.mp4 --model path/to/VideoXL_weight_8 \
+    python examples/find_anomalies.py camera.mp4 --model path/to/VideoXL_weight_8 \\
         --event "Does somebody fall, fight or break in?" --window 30
 """
 
@@ -61,13 +61,13 @@ def find_anomalies(
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--event", default=EVENT, help="what to look for: a question that yes or no answers")
-    parser.add_argument("--describe", default=DESCRIBE, help="the question to the windows that are found")
-    parser.add_argument("--window", type=float, default=30, help="seconds of a window (default: 30)")
-    parser.add_argument("--overlap", type=float, default=0.5, help="share that the next window repeats (default: 0.5)")
-    parser.add_argument("--fps", type=float, default=1, help="frames a second (default: 1)")
-    parser.add_argument("--ratio", type=int, help="visual tokens a cached position (default: the model's)")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least probability of yes (default: 0.5)")
+    parser.add_argument("--event", default=EVENT, help="what to look for, as a yes-or-no question")
+    parser.add_argument("--describe", default=DESCRIBE, help="question about windows that reach the threshold")
+    parser.add_argument("--window", type=float, default=30, help="seconds per window (default: 30)")
+    parser.add_argument("--overlap", type=float, default=0.5, help="share of overlap between windows (default: 0.5)")
+    parser.add_argument("--fps", type=float, default=1, help="frames per second (default: 1)")
+    parser.add_argument("--ratio", type=int, help="visual tokens per cached position (default: the model's)")
+    parser.add_argument("--threshold", type=float, default=0.5, help="minimum probability of yes (default: 0.5)")
     given = parser.parse_args(arguments)
     model = open_model(given)
     found = find_anomalies(

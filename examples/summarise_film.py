@@ -1,4 +1,4 @@
-"""Summarise a film: describe each window of time, then the whole from these descriptions and all frames.
+"""Summarise a film: describe each window, then the whole film from these descriptions and its frames.
 
 python examples/summarise_film.py film.mp4 --model path/to/VideoXL_weight_8 --window 600 --frames 1024
 """
@@ -41,10 +41,10 @@ def summarise(
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--window", type=float, default=600, help="seconds of a part (default: 600)")
-    parser.add_argument("--part-frames", type=int, default=256, help="frames of each part (default: 256)")
-    parser.add_argument("--frames", type=int, default=1024, help="frames of the whole (default: 1024)")
-    parser.add_argument("--ratio", type=int, help="visual tokens a cached position (default: the model's)")
+    parser.add_argument("--window", type=float, default=600, help="seconds per part (default: 600)")
+    parser.add_argument("--part-frames", type=int, default=256, help="frames per part (default: 256)")
+    parser.add_argument("--frames", type=int, default=1024, help="frames of the whole film (default: 1024)")
+    parser.add_argument("--ratio", type=int, help="visual tokens per cached position (default: the model's)")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest description of a part (default: 256)")
     given = parser.parse_args(arguments)
     model = open_model(given)

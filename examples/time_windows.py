@@ -65,7 +65,7 @@ def parser_of(text: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path)
     parser.add_argument(
-        "--model", type=Path, help="checkpoint folder (default: the bundled model, which knows cards alone)"
+        "--model", type=Path, help="checkpoint folder (default: the bundled model, which only knows cards)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

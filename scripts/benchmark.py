@@ -1,13 +1,13 @@
-"""Time and memory of encoding, summarising and decoding, with random weights of a given shape.
+"""Measure time and memory of encoding, summarising and decoding, with random weights of a given shape.
 
     python scripts/benchmark.py --config configs/qwen2-7b.json                          128, 512, 2048 frames
     python scripts/benchmark.py --config configs/qwen2-7b.json --part decode question --output results.json
 
 Parts: summarise (pixels to first token), memory (peaks beside `videoxl estimate`), decode (tokens a second, of one
 question and of eight), question (a held memory and its file), pipeline (from a video file, stage by stage), scaling
-(time against frames and ratio), peers (the uncompressed model), four_bit (weights of 4 bits: peak, time, error), fp8
-(reading with products in FP8: time and error; the last, for the model stays so). Results are merged into the JSON file
-part by part, and printed as tables. Needs no checkpoint; on a CPU choose a small configuration and few frames.
+(time against frames and ratio), peers (the uncompressed model), four_bit (4-bit weights: peak, time, error), fp8
+(reading with FP8 products: time and error; runs last, since the model stays in FP8). Results are merged into the JSON
+file part by part, and printed as tables. Needs no checkpoint; on a CPU choose a small configuration and few frames.
 """
 
 from __future__ import annotations
@@ -91,18 +91,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="a model size from configs/, or any config.json")
     parser.add_argument("--part", nargs="+", default=["summarise"], choices=[*PARTS], help="default: summarise")
-    parser.add_argument("--peers", action="store_true", help="the uncompressed model too, in the same run")
+    parser.add_argument("--peers", action="store_true", help="also measure the uncompressed model, in the same run")
     parser.add_argument(
         "--frames",
         type=lambda text: [int(n) for n in text.split(",")],
-        help="numbers of frames, separated by commas, instead of each part's own",
+        help="comma-separated numbers of frames (default: each part's own)",
     )
     parser.add_argument("--ratio", type=int, default=8, help="compression ratio (default 8)")
     parser.add_argument("--new-tokens", type=int, default=128, help="tokens to decode (default 128)")
-    parser.add_argument("--rounds", type=int, default=3, help="measured runs, of which the median counts (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measured runs; their median counts (default 3)")
     parser.add_argument("--no-warm-up", action="store_true", help="count the first run too")
-    parser.add_argument("--video", type=Path, help="file for the part pipeline (default: one is made)")
-    parser.add_argument("--output", type=Path, help="JSON file that the parts are merged into")
+    parser.add_argument("--video", type=Path, help="video for the part pipeline (default: a generated one)")
+    parser.add_argument("--output", type=Path, help="JSON file to merge the results into")
     given = parser.parse_args(arguments)
     for name, value in (
         ("frames", min(given.frames or [1])),

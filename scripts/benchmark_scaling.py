@@ -1,7 +1,7 @@
 """How the time to read a video grows: the model t = a F + b F^2 / r, fitted to measured times, and its plot.
 
-Every frame goes through the tower and the decoder's products once (a), and its tokens look at what all frames before it
-have left in the cache, one position in r tokens (b).
+Every frame goes through the tower and the decoder's products once (a), and its tokens attend to what all frames before
+it have left in the cache, one position for r tokens (b).
 
     python scripts/benchmark_scaling.py docs/results/benchmark.json scaling.png
 """

@@ -1,10 +1,10 @@
-"""Time and memory of decoding uniform frames of a long file, here and by decord, each in a process of its own.
+"""Time and memory of decoding uniform frames of a long file, with videoxl and with decord, each in its own process.
 
     python scripts/benchmark_video.py                     a 20-minute 480p H.264 file is made first (once)
     python scripts/benchmark_video.py --video FILM.mp4 --frames 1024 128 --rounds 3 --output result.json
 
-"here" is `open_video` as `videoxl ask` calls it, resized frames in bounded chunks; decord gives full frames at once, as
-the published code asks for them (`get_batch`), and resizes nothing. decord is left out where it is not installed.
+videoxl decodes with `open_video` as `videoxl ask` calls it: resized frames in bounded chunks. decord returns all frames
+at once and in full size, as the published code calls it (`get_batch`). It is skipped where it is not installed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCENES = 120  # seconds that are encoded; a longer file has them again
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", type=Path, help="a file of your own")
-    parser.add_argument("--seconds", type=int, default=1200, help="of the file that is made")
+    parser.add_argument("--seconds", type=int, default=1200, help="length of the generated file")
     parser.add_argument("--frames", type=int, nargs="+", default=[1024, 128])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON file of the results")

@@ -1,4 +1,4 @@
-"""Make the bundled tiny checkpoint: the full geometry (336 pixels, 144 tokens a frame, window 1440), random weights.
+"""Make the checkpoint tiny-random: the full geometry (336 pixels, 144 tokens a frame, window 1440), random weights.
 
     python scripts/make_tiny_random.py assets/tiny-random
 
@@ -26,7 +26,7 @@ VOCAB_SIZE = 320  # 256 bytes and 3 special tokens, rounded up; the last id stan
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("output", type=Path, help="folder to write; it must not exist or be empty")
+    parser.add_argument("output", type=Path, help="folder to write: a new or an empty one")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.output.exists() and any(arguments.output.iterdir()):

@@ -1,7 +1,7 @@
 """Write the generated pages of docs/reference: command line, training options, configuration.
 
 python scripts/reference.py            write them
-python scripts/reference.py --check    status 1 where a page is not what the code says
+python scripts/reference.py --check    exit with status 1 if a page is out of date
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def command_line() -> str:
         "# Command line",
         HEAD,
         "`videoxl COMMAND --help` prints the same. Answers and tables go to standard output, progress "
-        "and notes to standard error. A mistake is one line and status 2.",
+        "and notes to standard error. An error is one line and status 2.",
     ]
     for name, command in group.commands.items():
         parts += [f"## videoxl {name}", (command.help or "").strip()]
@@ -63,9 +63,9 @@ def command_line() -> str:
             [
                 ["`videoxl-train` (`python -m videoxl.train`)", "trains; see [Training options](training-options.md)"],
                 ["`videoxl-vnbench`", "runs or scores VNBench"],
-                ["`videoxl-niah`", "the needle test"],
+                ["`videoxl-niah`", "runs the needle-in-a-haystack test"],
                 ["`python -m videoxl.train.merge`", "merges adapters into a checkpoint"],
-                ["`python -m videoxl.synth.files`", "writes the synthetic world as files"],
+                ["`python -m videoxl.synth.files`", "writes videos and records of the synthetic world"],
                 ["`python -m videoxl.synth.evaluate`", "scores a checkpoint on the synthetic world"],
                 ["`python -m videoxl.synth.choose`", "chooses among trained seeds by validation scores"],
             ],
@@ -85,7 +85,7 @@ def training_options() -> str:
     parts = [
         "# Training options",
         HEAD,
-        "Flags of `videoxl-train` (`python -m videoxl.train`), beside those of transformers' [TrainingArguments]"
+        "Flags of `videoxl-train` (`python -m videoxl.train`), besides those of transformers' [TrainingArguments]"
         "(https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments). "
         "`--help` lists both.",
     ]
@@ -112,7 +112,7 @@ def configuration() -> str:
                 HEAD,
                 " ".join(doc.split()),
                 "`config.json` holds Qwen2's keys and these. [The compressor](../explanation/compressor.md) says what "
-                "the `beacon_` keys mean; a value that asks for something else than Video-XL does is refused by name.",
+                "the `beacon_` keys mean; an unsupported value is an error that names the key.",
                 table(["Key", "Default"], rows),
             ]
         )

@@ -1,11 +1,11 @@
 """Write the tables of the small model in docs/benchmarks/small-model.md from result files.
 
     python scripts/report.py            rewrite the part between the markers
-    python scripts/report.py --check    status 1 where the document differs from what the files say
+    python scripts/report.py --check    exit with status 1 if the document is out of date
 
-`scripts/measure_tiny.sh` makes the files. Read are, where they are there, from docs/results: tiny-*.json (scores of
-`videoxl.synth.evaluate`, a file a seed), validation-*.json (what chose the bundle), niah-r*/ (result folders of
-`NIAH.run`, a ratio each) and tiny-vnbench.score.json.
+`scripts/measure_tiny.sh` makes the files. From docs/results it reads what exists of: tiny-*.json (scores of
+`videoxl.synth.evaluate`, one file per seed), validation-*.json (what chose the bundle), niah-r*/ (result folders of
+`NIAH.run`, one per ratio) and tiny-vnbench.score.json.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ START, END = "<!-- from here on written by scripts/report.py -->", "<!-- up to h
 KEPT = {
     "beacon": "summed up by beacons",
     "none": "all (no compression)",
-    "drop": "one in as many, the others dropped",
-    "mean": "means of as many",
+    "drop": "one token per group, the others dropped",
+    "mean": "group means",
     "no video": "no video at all",
 }
 OTHER_WAYS = tuple(KEPT)[1:]
@@ -163,7 +163,7 @@ def others(runs: dict[str, list[dict]]) -> str:
                 )
                 line.append(share(cell) + tries)
             rows.append([task, f"{length:,}", *line])
-    words = "Other questions, ratio 8. Ordering and counting: four tries a video, right when all four are:"
+    words = "Other questions, ratio 8. Ordering and counting: a video is right when all four tries are:"
     return words + "\n\n" + table(["task", "frames", *runs], rows)
 
 

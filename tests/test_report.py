@@ -55,8 +55,8 @@ def test_every_kind_of_result_gets_its_table(made):
     for line in (
         "| 64 | 9/10 = 0.900 (0.60 to 0.98) |",
         "| 4,096 | 5/10 = 0.500 (0.24 to 0.76) |",
-        "| 64 | one in as many, the others dropped | 8 | 4/10 = 0.400 (0.17 to 0.69) |",
-        "| 64 | one in as many, the others dropped | 16 | 2/10 = 0.200 (0.06 to 0.51) |",
+        "| 64 | one token per group, the others dropped | 8 | 4/10 = 0.400 (0.17 to 0.69) |",
+        "| 64 | one token per group, the others dropped | 16 | 2/10 = 0.200 (0.06 to 0.51) |",
         "| 64 | all (no compression) | - | 7/10 = 0.700 (0.40 to 0.89) |",
         "| ordering | 64 | 3/10 = 0.300 (0.11 to 0.60); 25/40 tries |",
         "| 128 | 13/20 = 0.650 (0.43 to 0.82) |",  # of two processes
@@ -99,4 +99,4 @@ def test_what_measure_tiny_leaves_is_what_the_report_reads(small_base, tmp_path)
     assert report("--results", results, "--document", document).returncode == 0
     text = document.read_text()
     assert "| frames | videoxl-tiny, ratio 2 | videoxl-tiny, ratio 4 |" in text and "| cnt_edit2 | 1 |" in text
-    assert "| advertisement | 16 |" in text and all(f"| 16 | means of as many | {ratio} |" in text for ratio in (8, 16))
+    assert "| advertisement | 16 |" in text and all(f"| 16 | group means | {ratio} |" in text for ratio in (8, 16))

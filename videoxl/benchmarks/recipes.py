@@ -1,4 +1,4 @@
-"""One benchmark of lmms-eval by its recipe (`configs/eval/NAME.yaml`): frames, ratio and prompt behind a score.
+"""Run one lmms-eval benchmark by its recipe (`configs/eval/NAME.yaml`): frames, ratio and prompt behind a score.
 
 python -m videoxl.benchmarks.recipes videomme CHECKPOINT [flags of lmms_eval]
 """
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", help="recipe: " + ", ".join(recipe_names()))
     parser.add_argument("checkpoint", help="checkpoint folder")
     parser.add_argument("--output", type=Path, help="folder of results (default: logs/NAME)")
-    parser.add_argument("--processes", type=int, default=int(os.environ.get("PROCESSES", 1)), help="one a GPU")
+    parser.add_argument("--processes", type=int, default=int(os.environ.get("PROCESSES", 1)), help="one per GPU")
     parser.add_argument("--print", dest="only_print", action="store_true", help="print the command, run nothing")
     given, more = parser.parse_known_args(arguments)
     recipe = load_recipe(given.name)

@@ -1,4 +1,4 @@
-"""The `videoxl` command: ask a video, keep its memory, look at files, estimate cost.
+"""Ask questions about videos, save what was read, inspect files, estimate cost.
 
 Answers, the line of numbers after them and tables go to standard output, progress and notes to standard error.
 Mistakes end with one line and status 2.

@@ -45,9 +45,9 @@ def ask(
     backend: Backend = "pyav",
     timeout: Timeout = 60.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 1024,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.", min=0)] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Of the draws where --temperature is above 0.")] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is made.")] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature (0: greedy decoding).", min=0)] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Seed for sampling, where --temperature is above 0.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is generated.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8: Fp8 = False,
@@ -120,7 +120,7 @@ def summarize(
     dtype: Dtype = "auto",
     fp8: Fp8 = False,
 ) -> None:
-    """Read a video once and keep its memory in a file, to be asked any number of times."""
+    """Read a video once and save its memory to a file. It can then be queried any number of times."""
     from videoxl.session.sources import as_sources, is_memory, is_picture
     from videoxl.utils.timing import StageTimer, peak_memory
 

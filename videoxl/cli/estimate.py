@@ -22,12 +22,12 @@ def estimate_command(
     compressor: Compressor = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="Checkpoint folder or a file of configs/ (default: the bundled tiny model)."),
+        typer.Option("--model", help="Checkpoint folder, or a file from configs/ (default: the bundled model)."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     as_json: AsJson = False,
 ) -> None:
-    """Predict GPU memory and cached positions of a video before running it."""
+    """Predict the GPU memory and cached positions of a run."""
     from videoxl.compression.base import get_compressor
     from videoxl.cost.estimate import BYTES, estimate
     from videoxl.model.shape import model_shape

@@ -32,8 +32,8 @@ from videoxl.utils.timing import StageTimer
 class VideoMemory:
     """The summary of a prefix and one video. Made by `model.summarize`.
 
-    Visual tokens that do not fill a window stay pending: a question reads them on a fork, `extend` goes on from them,
-    so that cutting a video anywhere changes nothing.
+    Visual tokens that do not fill a window stay pending: a question reads them on a fork, and `extend` continues from
+    them. So `extend` gives the same result as reading the whole video at once.
 
     Attributes:
         cache: the `SummaryCache` of prefix and full windows.

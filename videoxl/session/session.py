@@ -85,8 +85,8 @@ class VideoXL:
             **loading: see `load_pretrained_model` (`load_4bit`, `load_fp8`, `attn_implementation`, ...).
 
         Raises:
-            CheckpointError: no such folder, or one that is no model. ConfigError: a device, dtype or method that
-                there is not.
+            CheckpointError: no such folder, or one that is no model. ConfigError: an unknown device, dtype or
+                method.
         """
         if path is not None and not isinstance(path, (str, Path)):
             raise CheckpointError(f"{path!r} is no checkpoint; give a folder or a hub id")
@@ -126,7 +126,7 @@ class VideoXL:
 
         Args:
             video: a file, or a stream that was opened with `open_video`.
-            frames: so many, uniform over the interval (128 if nothing is said). fps: so many a second instead, at most
+            frames: how many, evenly spaced over the interval (default 128). fps: how many per second instead, at most
                 `max_frames`. start, end: the interval in seconds. choice: all of this as one object, in place of it.
             ratio: visual tokens that one cached position sums up; None: the checkpoint's one ratio, or 8.
             compressor: `beacon` (None), `drop`, `mean`, `none`, or one that was registered.
@@ -199,7 +199,7 @@ class VideoXL:
         return self._respond(inputs, timer, **generation)
 
     def stream(self, source: Any, question: str | PromptText, **options: Any) -> TextStream:
-        """As `ask`, but gives the text piece by piece while it is made.
+        """As `ask`, but yields the text while it is generated.
 
         Returns:
             An iterator of texts; after the last one its `answer` is what `ask` returns. Closing it ends the answer.

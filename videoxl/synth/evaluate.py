@@ -2,7 +2,7 @@
 
     python -m videoxl.synth.evaluate MODEL --output scores.json --frames 64 256 --ratios 8 16 --samples 100
 
-Answers are generated freely and compared as text. A file of scores that is there already is gone on with.
+Answers are generated freely and compared as text. An existing file of scores is resumed.
 """
 
 from __future__ import annotations
@@ -212,19 +212,19 @@ def _batches(
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videoxl.synth.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="checkpoint folder")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file of scores, gone on with if it is there")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file of scores; an existing one is resumed")
     parser.add_argument("--task", choices=TASKS, default="needle")
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--ratios", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--reductions", nargs="+", default=["beacon"], choices=("beacon", *WITHOUT_RATIO, *REDUCED))
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--files", type=int, default=0, help="every Nth video goes through an mp4 file; 0: none")
+    parser.add_argument("--files", type=int, default=0, help="send every Nth video through an mp4 file; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=0, help="processes that make up videos")
-    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="only part I of N")
+    parser.add_argument("--workers", type=int, default=0, help="processes that generate videos")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="part I of N, from 0")
     parser.add_argument(
-        "--world", choices=("test", "validation"), default="test", help="validation: for choosing models"
+        "--world", choices=("test", "validation"), default="test", help="test, or validation for choosing models"
     )
     given = parser.parse_args(arguments)
     scores = Scores(given.output, {"model": given.model.resolve().name})

@@ -1,4 +1,4 @@
-"""The world as files: LLaVA-style records with H.264 videos and PNG pictures.
+"""Write the synthetic world as files: LLaVA-style records with H.264 videos and PNG pictures.
 
 python -m videoxl.synth.files FOLDER --videos 100 --pictures 100 --frames 64
 """
@@ -119,13 +119,13 @@ def make_record(name: str, story: Story, questions: list[Question], is_video: bo
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videoxl.synth.files", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="new folder, or one that an interrupted call left")
+    parser.add_argument("folder", type=Path, help="new folder, or one that an interrupted run left")
     parser.add_argument("--videos", type=int, default=100)
     parser.add_argument("--pictures", type=int, default=0)
-    parser.add_argument("--frames", type=int, default=64, help="of a video, one a second")
-    parser.add_argument("--questions", type=int, default=4, help="about each file")
+    parser.add_argument("--frames", type=int, default=64, help="frames per video, one per second")
+    parser.add_argument("--questions", type=int, default=4, help="questions about each file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--test-world", action="store_true", help="combinations and scenes that training never shows")
+    parser.add_argument("--test-world", action="store_true", help="use combinations and scenes unseen in training")
     given = parser.parse_args(arguments)
     path = write_dataset(
         given.folder, given.videos, given.pictures, given.frames, given.seed, given.test_world, given.questions,

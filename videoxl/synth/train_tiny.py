@@ -1,6 +1,6 @@
-"""Train the small model from nothing: base, stages, evaluation, model card. The program behind `scripts/train_tiny.sh`.
+"""Train the small model from scratch: base, stages, evaluation, model card. The program behind `scripts/train_tiny.sh`.
 
-A run that was ended goes on with the first unfinished stage.
+Rerun the same command to resume at the first unfinished stage.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def claim_folder(folder: Path, run: dict) -> None:
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="train_tiny.sh", description=__doc__.split("\n")[0])
-    parser.add_argument("output", type=Path, help="folder of the run; an unfinished run in it goes on")
+    parser.add_argument("output", type=Path, help="folder of the run; an unfinished run is resumed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cpu", action="store_true", help="a model and stages so small that two cores need minutes")
-    parser.add_argument("--workers", type=int, default=None, help="processes that make up data (default: by size)")
+    parser.add_argument("--cpu", action="store_true", help="a model and stages small enough for minutes on two cores")
+    parser.add_argument("--workers", type=int, default=None, help="processes that generate data (default: by size)")
     given = parser.parse_args(arguments)
     started = time.perf_counter()
     size = "cpu" if given.cpu else "gpu"

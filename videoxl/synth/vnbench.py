@@ -1,4 +1,4 @@
-"""VNBench's nine types in the synthetic world: annotations and videos as the benchmark has them.
+"""Write VNBench's nine types in the synthetic world: annotations and videos in the benchmark's form.
 
 python -m videoxl.synth.vnbench FOLDER --videos 20 --frames 64
 python eval/eval_vnbench.py --annotations FOLDER/annotations.json --videos FOLDER --model MODEL --output answers.jsonl
@@ -89,8 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--videos", type=int, default=20, help="of each of the nine types")
-    parser.add_argument("--frames", type=int, default=64, help="of a video, one a second")
+    parser.add_argument("--videos", type=int, default=20, help="videos of each of the nine types")
+    parser.add_argument("--frames", type=int, default=64, help="frames per video, one per second")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     if (given.folder / ANNOTATIONS).exists():

@@ -29,41 +29,43 @@ class ModelArguments:
 
     model_name_or_path: str = _help("Base: a Qwen2 model, or a Video-XL checkpoint.", default="")
     version: str = _help("Prompt version: qwen_1_5 (chat) or plain (placeholder and caption).", default="qwen_1_5")
-    vision_tower: str | None = _help("Folder of the CLIP tower, where the base has none.", default=None)
+    vision_tower: str | None = _help("Folder of the CLIP tower, if the base has none.", default=None)
     pretrain_mm_mlp_adapter: str | None = _help("Projector from stage one, or its folder.", default=None)
     mm_tunable_parts: str | None = _help(
-        f"Comma-separated parts that learn, of {', '.join(PARTS)} (mm_beacon: beacon projections and embedding alone). "
-        "Overrides the four flags below.",
+        f"Comma-separated parts to train: any of {', '.join(PARTS)} (mm_beacon: only the beacons' projections and "
+        "embedding). Overrides the next four flags.",
         default=None,
     )
-    tune_mm_mlp_adapter: bool = _help("Train the projector alone.", default=False)
+    tune_mm_mlp_adapter: bool = _help("Train only the projector.", default=False)
     unfreeze_mm_vision_tower: bool = _help("Train the vision tower as well.", default=False)
-    freeze_backbone: bool = _help("Keep the decoder still.", default=False)
-    freeze_mm_mlp_adapter: bool = _help("Keep the projector still.", default=False)
+    freeze_backbone: bool = _help("Freeze the decoder.", default=False)
+    freeze_mm_mlp_adapter: bool = _help("Freeze the projector.", default=False)
 
-    mm_vision_select_layer: int | None = _help("Hidden state of the tower that is used (base: -2).", default=None)
-    mm_vision_select_feature: str | None = _help("patch.", default=None)
-    mm_projector_type: str | None = _help("linear, identity or mlpNx_gelu.", default=None)
+    mm_vision_select_layer: int | None = _help("Hidden state of the tower to use (default: the base's).", default=None)
+    mm_vision_select_feature: str | None = _help("Only patch is supported.", default=None)
+    mm_projector_type: str | None = _help("Kind of projector: linear, identity or mlpNx_gelu.", default=None)
     mm_patch_merge_type: str | None = _help(
-        "Views of a picture: unires (tiles pooled) or flat (all views unpooled; what --pretrain takes).", default=None
+        "How views of a picture are merged: unires (tiles pooled) or flat (unpooled; the default with --pretrain).",
+        default=None,
     )
-    mm_spatial_pool_stride: int | None = _help("Pooling of video frames.", default=None)
-    mm_spatial_pool_mode: str | None = _help("average or max.", default=None)
+    mm_spatial_pool_stride: int | None = _help("Stride of the pooling of video frames.", default=None)
+    mm_spatial_pool_mode: str | None = _help("Pooling of video frames: average or max.", default=None)
 
     enable_beacon: bool = _help("Compress visual tokens (False: keep all).", default=True)
-    beacon_window: int | None = _help("Visual tokens of a window.", default=None)
-    beacon_stride: int | None = _help("Equal to beacon_window.", default=None)
-    beacon_attn: str | None = _help("full-coverage.", default=None)
+    beacon_window: int | None = _help("Visual tokens per window.", default=None)
+    beacon_stride: int | None = _help("Must equal beacon_window.", default=None)
+    beacon_attn: str | None = _help("Only full-coverage is supported.", default=None)
     beacon_ratio: list[int] | None = _help("Compression ratios to draw from.", default=None)
     beacon_ratio_mix: str | None = _help(
-        "step-random (a draw a window), instance-random (a draw a sample), sequence or adapt-N.", default=None
+        "How a ratio is chosen: step-random (drawn per window), instance-random (per sample), sequence or adapt-N.",
+        default=None,
     )
-    beacon_param: list[str] | None = _help("Projections of their own for beacons: q k v o mlp.", default=None)
-    beacon_embed_init: str | None = _help("eos.", default=None)
-    beacon_sink_size: int | None = _help("0.", default=None)
-    beacon_attend_prev: bool | None = _help("True.", default=None)
-    beacon_pos: str | None = _help("interleave.", default=None)
-    beacon_parallel_window: int | None = _help("1.", default=None)
+    beacon_param: list[str] | None = _help("Projections with separate weights for beacons: q k v o mlp.", default=None)
+    beacon_embed_init: str | None = _help("Only eos is supported.", default=None)
+    beacon_sink_size: int | None = _help("Only 0 is supported.", default=None)
+    beacon_attend_prev: bool | None = _help("Only True is supported.", default=None)
+    beacon_pos: str | None = _help("Only interleave is supported.", default=None)
+    beacon_parallel_window: int | None = _help("Only 1 is supported.", default=None)
 
 
 @dataclass
@@ -72,19 +74,19 @@ class DataArguments:
 
     data_path: str = _help("Records: FILE.json, PREFIX{a,b,c}.json or a mixture in YAML.", default="")
     eval_data: str | None = _help("Records to evaluate on, in the same forms.", default=None)
-    image_folder: str | None = _help("Where paths of pictures start (default: the records' folder).", default=None)
-    video_folder: str | None = _help("Where paths of videos start (default: the records' folder).", default=None)
-    image_aspect_ratio: str | None = _help("square, pad or anyres.", default=None)
+    image_folder: str | None = _help("Folder of relative picture paths (default: the records' folder).", default=None)
+    video_folder: str | None = _help("Folder of relative video paths (default: the records' folder).", default=None)
+    image_aspect_ratio: str | None = _help("How pictures are fitted: square, pad or anyres.", default=None)
     image_grid_pinpoints: str | None = _help(
-        "Grids of anyres: a list of (width, height), (1x1),...,(6x6), or published for the 200 grids of 2 to 49 tiles.",
+        "Grids for anyres: a list of (width, height), (1x1),...,(6x6), or published: the 200 grids of 2 to 49 tiles.",
         default=None,
     )
-    video_fps: float = _help("Frames a second that are read.", default=1.0)
-    frames_upbound: int = _help("Most frames of a video, uniform where there would be more (0: all).", default=0)
-    video_timeout: float | None = _help("Seconds after which a decoder that hangs is killed.", default=120.0)
-    max_bad_fraction: float = _help("Share of unreadable samples past which the run stops.", default=0.01)
+    video_fps: float = _help("Frames per second to read.", default=1.0)
+    frames_upbound: int = _help("Most frames per video; beyond it they are evenly spaced (0: no limit).", default=0)
+    video_timeout: float | None = _help("Kill a decoder that hangs for this many seconds.", default=120.0)
+    max_bad_fraction: float = _help("Stop when more than this share of samples is unreadable.", default=0.01)
     cache_features: str | None = _help(
-        "Folder for features of a tower that does not learn: each picture and video is encoded once.", default=None
+        "Folder to cache features of a frozen tower: each picture and video is encoded once.", default=None
     )
 
 
@@ -93,40 +95,49 @@ class TrainingArguments(transformers.TrainingArguments):
     """transformers' arguments, with Video-XL's own."""
 
     output_dir: str | None = _help("Folder for checkpoints and the result.", default=None)
-    overwrite_output_dir: bool = _help("Allow a run into a folder that holds a finished one.", default=False)
+    overwrite_output_dir: bool = _help("Replace the finished run that --output_dir holds.", default=False)
     remove_unused_columns: bool = False
     # In transformers' own order, which its parser needs.
     report_to: None | str | list[str] = _help("tensorboard, wandb, none, ...", default="tensorboard")  # noqa: RUF036
-    model_max_length: int = _help("Longest sample in decoder positions; others are left out.", default=32768)
-    gradient_checkpointing: bool = _help("Compute activations again on the backward pass.", default=True)
+    model_max_length: int = _help("Longest sample, in decoder positions; longer ones are left out.", default=32768)
+    gradient_checkpointing: bool = _help("Recompute activations in the backward pass.", default=True)
     attn_implementation: str = _help("sdpa, eager or flash_attention_2.", default="sdpa")
     ddp_find_unused_parameters: bool | None = False
 
-    group_by_stride: str = _help("Batches of a step by number of windows: strict, relaxed or none.", default="none")
-    sort_by_stride: str | None = _help("ascend or descend; default: random order.", default=None)
-    group_by_modality_length: bool = _help("Samples with and without pictures apart, by length.", default=False)
-    group_by_varlen: bool = _help("By length.", default=False)
+    group_by_stride: str = _help(
+        "Number of windows in the batches of a step: strict (equal; batches that fill no step are left out), relaxed "
+        "(nearly equal) or none (any).",
+        default="none",
+    )
+    sort_by_stride: str | None = _help(
+        "With --group_by_stride, order of steps by number of windows: ascend or descend (default: random).",
+        default=None,
+    )
+    group_by_modality_length: bool = _help(
+        "Group samples of similar length, those with and without visual input apart.", default=False
+    )
+    group_by_varlen: bool = _help("Group samples of similar length.", default=False)
 
     mm_projector_lr: float | None = _help("Learning rate of the projector.", default=None)
     mm_vision_tower_lr: float | None = _help("Learning rate of the vision tower.", default=None)
     muon_lr: float = _help(
-        "Learning rate by Muon of the matrices of decoder and vision tower; 0: --optim has them too. A tower with a "
-        "rate of its own has the same proportion of this one. Needs whole matrices (no DeepSpeed, FSDP or LoRA) and "
-        "PyTorch's AdamW for the rest.",
+        "Muon's learning rate for the matrices of decoder and vision tower (0: --optim trains them too). "
+        "--mm_vision_tower_lr scales it in proportion for the tower. Needs whole matrices (no DeepSpeed, FSDP or LoRA) "
+        "and PyTorch's AdamW for the rest.",
         default=0.0,
     )
     pretrain: bool = _help("Stage one: no compression, views unpooled.", default=False)
 
     bits: int = _help("Bits of the frozen weights: 16, 8 or 4 (with LoRA).", default=16)
     double_quant: bool = _help("Quantise the quantisation constants too.", default=True)
-    quant_type: str = _help("nf4 or fp4.", default="nf4")
+    quant_type: str = _help("Type of 4-bit weights: nf4 or fp4.", default="nf4")
     lora_enable: bool = _help("Train low-rank adapters of the decoder.", default=False)
     lora_r: int = 64
     lora_alpha: int = 16
     lora_dropout: float = 0.05
     lora_bias: str = "none"
 
-    eval_beacon_ratio: int = _help("Compression ratio of evaluation.", default=8)
+    eval_beacon_ratio: int = _help("Compression ratio in evaluation.", default=8)
     eval_generation: bool = _help("Also answer each question and count exact matches.", default=False)
     eval_max_new_tokens: int = _help("Longest answer in evaluation.", default=64)
 
@@ -135,9 +146,9 @@ class TrainingArguments(transformers.TrainingArguments):
         "streamed data only) or vision_words (tower and projector, towards the decoder's words for the classes).",
         default=CONVERSATION,
     )
-    position_gap_max: int = _help("Largest random gap in positions before windows and text (0: none).", default=0)
+    position_gap_max: int = _help("Largest random gap in RoPE positions before a window or text (0: none).", default=0)
     bptt_windows: int | None = _help(
-        "Gradients flow through the last so many windows and those that hold a record's `evidence` (default: all).",
+        "Backpropagate through the last N windows and those that hold a record's `evidence` (default: all).",
         default=None,
     )
     dry_run: bool = _help("Print plan, memory and the first batch, then stop.", default=False)

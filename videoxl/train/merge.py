@@ -14,7 +14,7 @@ from videoxl.utils.files import claim_output, whole_folder
 
 
 def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> None:
-    """Write a checkpoint in the published layout that needs neither adapter nor base.
+    """Merge a LoRA adapter into its base and write a checkpoint in the published layout.
 
     Raises:
         ArgumentError: `output` exists already. DataError: it cannot be written. CheckpointError: adapter or base
@@ -34,7 +34,7 @@ def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> N
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videoxl.train.merge", description=merge.__doc__.splitlines()[0])
     parser.add_argument("adapter", type=Path, help="folder that training with --lora_enable wrote")
-    parser.add_argument("--base", type=Path, required=True, help="the model that it was trained on")
+    parser.add_argument("--base", type=Path, required=True, help="model that the adapter was trained on")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
     merge(**vars(parser.parse_args(arguments)))

@@ -1,11 +1,11 @@
-"""Needle in a haystack by the published protocol: a picture at every depth of haystacks of every length.
+"""Needle in a haystack by the published protocol: a picture at each depth of videos of each length.
 
     videoxl-niah --model_path CHECKPOINT --result_dir results      the published grid, a generated haystack
     videoxl-niah ... --haystack_path film.mp4 --needle_dir DIR --needle_qa_path QA.json      your own
     torchrun --nproc_per_node 8 -m videoxl.benchmarks.niah.run ...      the same over several GPUs
 
-A run that was ended goes on by the same command, cell by cell. Behind it, heatmap.png and summary.json stand beside the
-results.
+Rerun the same command to resume; finished cells are kept. At the end, heatmap.png and summary.json are written beside
+the results.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model_path", type=Path, required=True, help="checkpoint folder")
-    parser.add_argument("--model_name", help="how results are called (default: the folder's name)")
+    parser.add_argument("--model_name", help="name of the results (default: the folder's name)")
     parser.add_argument("--result_dir", type=Path, required=True, help="results go to RESULT_DIR/MODEL_NAME")
     parser.add_argument(
         "--overwrite_beacon_ratio", "--ratio", dest="ratio", type=int, default=16, help="default 16, as published"
@@ -61,17 +61,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--video_depth_percents", type=int, nargs="+", help="these depths instead")
     parser.add_argument("--haystack_path", type=Path, help="a video of your own (default: a generated one)")
     parser.add_argument("--haystack_seed", type=int, default=0)
-    parser.add_argument("--haystack_seconds", type=int, default=7200, help="of the generated one")
+    parser.add_argument("--haystack_seconds", type=int, default=7200, help="length of the generated haystack")
     parser.add_argument("--needle_qa_path", type=Path, default=data / "qa" / "qa.json")
     parser.add_argument("--needle_dir", type=Path, default=data / "needles")
-    parser.add_argument("--needles_at_once", type=int, default=1, help="several in one video, one of them asked for")
+    parser.add_argument("--needles_at_once", type=int, default=1, help="needles per video; a question asks about one")
     parser.add_argument(
         "--batch_size", type=int, default=1, help="videos read side by side: quicker for small models, more memory"
     )
-    parser.add_argument("--compressor", help="beacon (default), drop, mean, none (--ratio 0), or one registered")
+    parser.add_argument("--compressor", help="beacon (default), drop, mean, none (--ratio 0), or a registered one")
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--backend", default="pyav", help="pyav, decord or torchcodec")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds without a frame that end the run")
+    parser.add_argument("--timeout", type=float, default=60.0, help="most seconds without a frame before giving up")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     return parser.parse_args(arguments)

@@ -6,6 +6,7 @@ python scripts/check_version.py v0.2.0     and so is this tag
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -36,8 +37,11 @@ def problems(version: str, changelog: str, tag: str | None = None) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tag", nargs="?", help="release tag to compare, such as v0.2.0")
+    tag = parser.parse_args(arguments).tag
     version = version_of((ROOT / "videoxl" / "version.py").read_text())
-    found = problems(version, (ROOT / "CHANGELOG.md").read_text(), arguments[0] if arguments else None)
+    found = problems(version, (ROOT / "CHANGELOG.md").read_text(), tag)
     for line in found:
         print(f"error: {line}", file=sys.stderr)
     return 1 if found else 0

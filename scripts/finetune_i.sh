@@ -10,12 +10,13 @@ cd "$(dirname "$0")/.."
 . scripts/launch.sh
 . scripts/recipe.sh
 
+projector=${PROJECTOR-checkpoints/pretrain/mm_projector.bin}  # PROJECTOR= (empty): the model has its own
 launch configs/deepspeed/zero2.json \
     --model_name_or_path "${MODEL:-Qwen2-7B-Instruct}" \
     --data_path "${DATA:-video_traindata/anno/bunny_695k_pure.json}" \
     --image_folder "${IMAGE_FOLDER:-video_traindata/Bunny-v1_0-data/finetune/images}" \
     --vision_tower "${VISION_TOWER:-clip-vit-large-patch14-336}" \
-    --pretrain_mm_mlp_adapter "${PROJECTOR:-checkpoints/pretrain/mm_projector.bin}" \
+    ${projector:+--pretrain_mm_mlp_adapter "$projector"} \
     --output_dir "${OUTPUT:-checkpoints/videoxl_finetune_i}" \
     --beacon_ratio 2 4 8 12 16 \
     --num_train_epochs "${EPOCHS:-1}" \

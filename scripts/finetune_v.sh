@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 . scripts/launch.sh
 . scripts/recipe.sh
 
+projector=${PROJECTOR-checkpoints/pretrain/mm_projector.bin}  # PROJECTOR= (empty): the model has its own
 data=${DATA:-"video_traindata/anno/{cinepine_order,bunny_695k_pure,baaicaption,cinepine_10k,gpt4o_image,gpt4o_video,nextqa,sharegpt4v}.json"}
 launch configs/deepspeed/zero2_offload.json \
     --model_name_or_path "${MODEL:-Qwen2-7B-Instruct}" \
@@ -17,7 +18,7 @@ launch configs/deepspeed/zero2_offload.json \
     --image_folder "${IMAGE_FOLDER:-video_traindata/Bunny-v1_0-data/finetune/images}" \
     --video_folder "${VIDEO_FOLDER:-video_traindata}" \
     --vision_tower "${VISION_TOWER:-clip-vit-large-patch14-336}" \
-    --pretrain_mm_mlp_adapter "${PROJECTOR:-checkpoints/pretrain/mm_projector.bin}" \
+    ${projector:+--pretrain_mm_mlp_adapter "$projector"} \
     --output_dir "${OUTPUT:-checkpoints/videoxl_finetune_v}" \
     --frames_upbound "${FRAMES:-128}" \
     --beacon_ratio 2 4 8 \

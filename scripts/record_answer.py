@@ -5,6 +5,7 @@ python scripts/record_answer.py assets/answer.svg
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import subprocess
@@ -23,7 +24,9 @@ WIDTH = 100
 
 
 def main() -> None:
-    output = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="SVG file to write; an existing one is replaced")
+    output = parser.parse_args().output
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     memory = ROOT / "sample.videomemory.safetensors"
     if memory.exists():

@@ -9,6 +9,7 @@ Importing the package is cheap: what is named below is imported when it is first
 transformers' auto classes.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from videoxl.auto_classes import announce
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from videoxl.model.memory import VideoMemory
     from videoxl.model.modeling import LlavaQwenForCausalLM
     from videoxl.session import Answer, VideoXL
+
+# On import bitsandbytes recommends a package that it can do without; that looks like a failed installation.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _PLACES = {
     "Answer": "videoxl.session",

@@ -48,7 +48,7 @@ def test_json_streaming_and_sampling():
     streamed = call(main, "ask", SAMPLE, "Is `<image>` text?", *BRIEF, "--ratio", "4", "--stream")
     assert streamed.stdout.splitlines()[0].strip() == report["answer"]
     sampled = call(main, "ask", SAMPLE, "hello", *BRIEF, "--temperature", "0.8", "--fps", "1")
-    assert sampled.returncode == 2 and "either num_frames or fps" in sampled.stderr
+    assert sampled.returncode == 2 and "either a number of frames or fps" in sampled.stderr
     sampled = call(
         main, "ask", SAMPLE, "hello", "--fps", "1", "--end", "9", "--temperature", "0.8", "--max-new-tokens", "3"
     )
@@ -130,7 +130,7 @@ def bad(tmp_path_factory):
         (("ask", "{bad}/text.mp4", "hi"), "cannot be opened as a video"),
         (("ask", "{bad}/cut.mp4", "hi"), "the file was cut"),
         (("ask", "{bad}/sound.mp4", "hi"), "no video stream"),
-        (("ask", SAMPLE, "hi", "--frames", "0"), "num_frames is 0"),
+        (("ask", SAMPLE, "hi", "--frames", "0"), "the number of frames is 0"),
         (("ask", SAMPLE, "hi", "--ratio", "1441"), "larger than the window of 1440"),
         (("ask", SAMPLE, " "), "the question is empty"),
         (("ask", SAMPLE, "hi", "--model", "{bad}/segmentation"), "'full-coverage'"),

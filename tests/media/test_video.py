@@ -271,9 +271,9 @@ def test_what_is_no_video_is_named(clips, name, said, timeout):
     [
         ({}, "either"),
         ({"num_frames": 3, "fps": 1}, "either"),
-        ({"num_frames": 0}, "num_frames is 0"),
+        ({"num_frames": 0}, "the number of frames is 0"),
         ({"fps": -1.0}, "fps is -1"),
-        ({"num_frames": 3, "max_frames": 0}, "max_frames is 0"),
+        ({"num_frames": 3, "max_frames": 0}, "largest number of frames is 0"),
         ({"num_frames": 3, "start": 5, "end": 5}, "empty"),
         ({"num_frames": 3, "start": 900}, "no frame from 900 s on; it is 4.80 s long"),
     ],

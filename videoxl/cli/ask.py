@@ -45,8 +45,10 @@ def ask(
     backend: Backend = "pyav",
     timeout: Timeout = 60.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 1024,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature (0: greedy decoding).", min=0)] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Seed for sampling, where --temperature is above 0.")] = None,
+    temperature: Annotated[
+        float, typer.Option(help="0: always the likeliest token; higher: more varied answers.", min=0)
+    ] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Repeat a varied answer (with --temperature above 0).")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is generated.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -65,9 +65,13 @@ def numbers_line(report: dict) -> str:
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in report["seconds"].items())
     ratios = ", ".join(map(str, report["ratios"]))
     return (
-        f"[{report['frames']} frames, {report['visual_tokens']} visual tokens, {report['cached_positions']} cached "
+        f"[{_inputs(report['frames'])}, {report['visual_tokens']} visual tokens, {report['cached_positions']} cached "
         f"positions, ratio {ratios}; {seconds}; peak memory {report['peak_memory_bytes'] / GIB:.2f} GiB]"
     )
+
+
+def _inputs(frames: int) -> str:
+    return f"{frames} frames" if frames else "no video"
 
 
 def _rows(facts: dict) -> list[tuple[str, str]]:

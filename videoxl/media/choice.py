@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from videoxl.media.index import VideoInfo
 
 
+# As errors name them: users know these options by several names.
+_NAMES = {"num_frames": "the number of frames", "fps": "fps", "max_frames": "the largest number of frames"}
+
+
 @dataclass(frozen=True)
 class FrameChoice:
     """Which frames of a video to read.
@@ -37,17 +41,19 @@ class FrameChoice:
 
     def __post_init__(self):
         if (self.num_frames is None) == (self.fps is None):
-            raise VideoError("give either num_frames or fps")
+            both = "both were given" if self.fps is not None else "neither was given"
+            raise VideoError(f"give either a number of frames or fps; {both}")
         for name in ("num_frames", "fps", "max_frames"):
             value = getattr(self, name)
             if value is None:
                 continue
             if not (is_number if name == "fps" else is_whole_number)(value):
-                raise VideoError(f"{name} is {value!r}; it must be a {'number' if name == 'fps' else 'whole number'}")
+                kind = "number" if name == "fps" else "whole number"
+                raise VideoError(f"{_NAMES[name]} is {value!r}; it must be a {kind}")
             if hasattr(value, "item"):  # numpy's numbers, which the decoder process's request cannot hold
                 object.__setattr__(self, name, value.item())
             if not 0 < value < float("inf"):
-                raise VideoError(f"{name} is {value}; it must be above 0")
+                raise VideoError(f"{_NAMES[name]} is {value}; it must be above 0")
         for name in ("start", "end"):
             value = getattr(self, name)
             if value is not None and (not is_number(value) or value != value):

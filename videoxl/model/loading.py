@@ -143,7 +143,7 @@ def _pick_dtype(wanted: str | torch.dtype, on_cpu: bool) -> torch.dtype:
         return wanted
     if wanted != "auto":
         dtype = getattr(torch, wanted, None)
-        if not isinstance(dtype, torch.dtype):
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
             raise ConfigError(f"torch_dtype is {wanted!r}; use auto, bfloat16, float16 or float32")
         return dtype
     if on_cpu:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from videoxl.cache.fingerprint import model_fingerprint
+from videoxl.cache.layers import WindowLayer
 from videoxl.cache.memory_file import MemoryState, read_memory, write_memory
 from videoxl.cache.shared_prefix import repeat_rows
 from videoxl.cache.summary import SummaryCache
@@ -337,7 +338,7 @@ class VideoMemory:
 
     def state(self) -> MemoryState:
         """All that a file must hold, as plain values and tensors."""
-        layers = [_first_row(layer.stored) for layer in self.cache.layers]
+        layers = [_first_row(layer) for layer in self.cache.layers]
         chooser = self.reader.planner.chooser
         return MemoryState(
             prefix_ids=self.prefix_ids,
@@ -392,6 +393,7 @@ def _brief(ids: list[int]) -> str:
     return str(ids) if len(ids) <= 24 else f"[{', '.join(map(str, ids[:12]))}, ... {len(ids)} ids]"
 
 
-def _first_row(stored: list[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Keys and values of the first row of a layer; None where it has stored nothing."""
-    return (stored[0][0], stored[1][0]) if stored else None
+def _first_row(layer: WindowLayer) -> tuple[Tensor, Tensor] | None:
+    """Keys and values of the first row; None where nothing is stored."""
+    keys, values = layer.keys, layer.values
+    return None if keys is None or values is None else (keys[0], values[0])

@@ -12,6 +12,7 @@ from videoxl.cache.memory_file import is_memory_file, read_state
 from videoxl.errors import CheckpointError
 from videoxl.media.stream import probe_video
 from videoxl.model.configuration import VideoXLConfig, check_config
+from videoxl.model.memory import VideoMemory
 
 
 def describe(path: Path) -> dict:
@@ -105,3 +106,14 @@ def describe_video(path: Path) -> dict:
 def _rounded(seconds: float | None) -> float | None:
     """None, which JSON has, for a time that is not known."""
     return None if seconds is None or math.isnan(seconds) else round(seconds, 3)
+
+
+def notes_about(config: VideoXLConfig, memory: VideoMemory | None) -> list[str]:
+    """See `VideoXL.notes`."""
+    said = getattr(config, "model_note", None)
+    notes = [said] if said else []
+    if memory is not None:
+        trained, reached = config.max_position_embeddings, memory.summary_length + config.beacon_window
+        if reached > trained:
+            notes.append(f"positions reach {reached}, the model was trained to {trained}; see `videoxl estimate`")
+    return notes

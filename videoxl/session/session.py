@@ -28,13 +28,17 @@ from videoxl.model.loading import load_pretrained_model
 from videoxl.model.memory import VideoMemory
 from videoxl.model.modality import visual_length
 from videoxl.model.modeling import LlavaQwenForCausalLM
-from videoxl.model.runner import make_chooser
 from videoxl.model.visual import Progress
 from videoxl.session.answer import Answer, FrameTime
+from videoxl.session.describe import notes_about
 from videoxl.session.devices import pick_device
+from videoxl.session.ratio import pick_ratio
 from videoxl.session.scoring import Inputs, read_context_of, score_continuation
 from videoxl.session.sources import (
+    CHOICE,
     DEFAULT_FRAMES,
+    INTERVAL,
+    READING,
     all_pixels,
     announce,
     as_sources,
@@ -49,8 +53,6 @@ from videoxl.session.sources import (
 from videoxl.session.streaming import FirstToken, TextStream, seeded, stream_text
 from videoxl.utils.resources import bundled_model
 from videoxl.utils.timing import StageTimer, peak_memory
-
-DEFAULT_RATIO = 8
 
 
 class VideoXL:
@@ -153,7 +155,10 @@ class VideoXL:
         text = question_prompt("", system=system) if prompt is None else prompt
         timer = timer or StageTimer(self.model.device)
         memory = VideoMemory.start(
-            self.model, text_ids(self.tokenizer, text.prefix), self._ratio(ratio, compressor), compressor
+            self.model,
+            text_ids(self.tokenizer, text.prefix),
+            pick_ratio(self.model.config, ratio, compressor),
+            compressor,
         )
         with timer.stage("decode"):
             if isinstance(video, FrameStream):
@@ -245,23 +250,16 @@ class VideoXL:
 
     # -- how it is done --------------------------------------------------------------------------------------------
 
-    def _ratio(self, ratio: int | None, compressor: str | Compressor | None) -> int | None:
-        """One ratio for reading: what is asked for, else the checkpoint's if it has one, else 8."""
-        if ratio is not None:
-            return ratio
-        from_method = make_chooser(self.model.config, None, compressor=get_compressor(compressor))
-        return from_method.ratios[0] if len(from_method.ratios) == 1 else DEFAULT_RATIO
-
     def _prepare(
         self, source: Any, question: str | PromptText, options: dict[str, Any], timer: StageTimer
     ) -> tuple[Inputs, dict[str, Any]]:
         """The prompt with its visual input, and what is left of the options: arguments of `generate`."""
         sources = as_sources(source)
         options = dict(options)
-        reading = {name: options.pop(name) for name in _READING if name in options}
+        reading = {name: options.pop(name) for name in READING if name in options}
         own_prefix = isinstance(question, str) and "system" not in options
         system = options.pop("system", SYSTEM_MESSAGE)
-        check_options(options, _READING)
+        check_options(options, READING)
         check_generation(options)
         if not isinstance(question, (str, PromptText)):
             raise PromptError(f"a question is a text or a PromptText; got a {type(question).__name__}")
@@ -274,7 +272,7 @@ class VideoXL:
                 f"the prompt has places for {question.num_visuals} visual inputs; {len(sources)} were given"
             )
         check_choice(
-            sources, *({name: reading.get(name) for name in names} for names in (_CHOICE, ("ratio", "compressor")))
+            sources, *({name: reading.get(name) for name in names} for names in (CHOICE, ("ratio", "compressor")))
         )
         inputs = self._inputs(sources, question, reading, timer)
         if own_prefix and inputs.memory is not None:
@@ -312,14 +310,17 @@ class VideoXL:
         method: dict[str, Any] = {}
         if images and memory is None:
             compressor = reading.get("compressor")
-            method = {"ratio": self._ratio(reading.get("ratio"), compressor), "compressor": compressor}
+            method = {
+                "ratio": pick_ratio(self.model.config, reading.get("ratio"), compressor),
+                "compressor": compressor,
+            }
         texts = [text_ids(self.tokenizer, text) for text in prompt.texts]
         return Inputs(texts, memory, images, modalities, tokens, tuple(frames), notes, method)
 
     def _pixels(self, video: Path, reading: dict[str, Any]) -> tuple[Tensor, list[FrameTime], list[str]]:
         """For a prompt with several visual inputs: all chosen frames as pixel values [F, 3, S, S] on the CPU, which
         ones could be read, and notes."""
-        choice = the_choice(reading.get("choice"), {name: reading.get(name) for name in _INTERVAL})
+        choice = the_choice(reading.get("choice"), {name: reading.get(name) for name in INTERVAL})
         more = {name: reading[name] for name in ("backend", "timeout") if name in reading}
         with self.open(video, choice or FrameChoice(DEFAULT_FRAMES), **more) as stream:
             return *all_pixels(stream, reading.get("progress")), stream.notes
@@ -396,16 +397,4 @@ class VideoXL:
 
     def notes(self, memory: VideoMemory | None = None) -> list[str]:
         """What a user of this model (and of a memory) should know: what it is for, positions beyond its training."""
-        said = getattr(self.model.config, "model_note", None)
-        notes = [said] if said else []
-        if memory is not None:
-            trained, window = self.model.config.max_position_embeddings, self.model.config.beacon_window
-            reached = memory.summary_length + window
-            if reached > trained:
-                notes.append(f"positions reach {reached}, the model was trained to {trained}; see `videoxl estimate`")
-        return notes
-
-
-_INTERVAL = ("frames", "fps", "max_frames", "start", "end")
-_CHOICE = (*_INTERVAL, "choice")
-_READING = (*_CHOICE, "ratio", "compressor", "backend", "timeout", "progress")
+        return notes_about(self.model.config, memory)

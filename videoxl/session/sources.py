@@ -24,6 +24,10 @@ from videoxl.model.visual import Progress
 from videoxl.session.answer import FrameTime
 from videoxl.utils.numbers import is_number, is_whole_number
 
+# Options of `VideoXL.read` that `ask` and its kin take too.
+INTERVAL = ("frames", "fps", "max_frames", "start", "end")
+CHOICE = (*INTERVAL, "choice")
+READING = (*CHOICE, "ratio", "compressor", "backend", "timeout", "progress")
 DEFAULT_FRAMES = 128
 
 

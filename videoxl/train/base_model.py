@@ -93,6 +93,8 @@ def configure(model: ModelArguments, data: DataArguments, training: TrainingArgu
         config.image_grid_pinpoints = [list(grid) for grid in parse_grids(grids, side)]
     config.tokenizer_model_max_length = training.model_max_length
     config.tokenizer_padding_side = "right"
+    if hasattr(config, "model_note"):
+        del config.model_note  # it describes the base, not what is trained from it
     return config
 
 

@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--base", type=Path, required=True, help="model that the adapter was trained on")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
-    merge(**vars(parser.parse_args(arguments)))
+    given = parser.parse_args(arguments)
+    merge(**vars(given))
+    print(f"merged into {given.output}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[ModelArguments, DataAr
     Raises:
         ArgumentError: an unknown flag (with the nearest known one), or a method that Video-XL does not contain.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False)
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False, prog="python -m videoxl.train"
+    )
     known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
     arguments, notices = translate(arguments, known)
     if os.environ.get("RANK", "0") == "0":

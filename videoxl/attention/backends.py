@@ -20,7 +20,7 @@ from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 
 class AttentionModule(Protocol):
-    """What `attend` reads of an attention layer."""
+    """The attributes of an attention layer that `attend` reads."""
 
     config: Any
     scaling: float
@@ -39,11 +39,11 @@ def attend(
     """Causal attention, aligned to the lower right.
 
     Args:
-        module: the attention layer: gives the back end's name, the scaling and the head groups.
+        module: the attention layer; it gives the back end's name, the scaling and the head groups.
         query: [B, N, T, D]. key, value: [B, G, K, D], already rotated.
-        mask: what `build_mask` made, or None where plain causal attention is meant.
+        mask: the result of `build_mask`; None for plain causal attention.
         dropout: probability, 0 in inference.
-        shared: keys and values [1, G, M, D] that all rows see before `key`; where `can_share_prefix`, in inference.
+        shared: keys and values [1, G, M, D] that all rows see before `key`; sdpa does not copy them in inference.
 
     Returns:
         [B, T, N, D], and the attention weights where the back end gives them (eager).
@@ -51,12 +51,12 @@ def attend(
     backend = module.config._attn_implementation
     if shared is not None and backend == "sdpa" and not _needs_grad(query, key, value):
         return attend_shared(query, shared, key, value, mask, module.scaling).transpose(1, 2), None
-    if shared is not None:  # made for another back end, or no gradient would come through it
+    if shared is not None:  # another back end, or gradients, which `attend_shared` does not compute
         key, value = (torch.cat([x.expand(len(y), -1, -1, -1), y], 2) for x, y in zip(shared, (key, value)))
     if backend == "sdpa":
         output = _sdpa(query, key, value, mask, module.scaling, dropout)
         return output.transpose(1, 2), None
-    # Positions that do not rise (beacons stand after the tokens) would pass for several packed sequences in a kernel.
+    # Kernels take positions that do not increase (beacons come after the tokens) for several packed sequences.
     kwargs.pop("position_ids", None)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
     return function(module, query, key, value, mask, dropout=dropout, scaling=module.scaling, **kwargs)
@@ -69,6 +69,10 @@ def build_mask(backend: str, num_queries: int, num_keys: int, key_mask: Tensor |
         num_queries, num_keys: T and K.
         key_mask: [B, K], zero for padding; None where no row is padded.
         like: a tensor with the device and dtype of the hidden states.
+
+    Returns:
+        [B or 1, 1, T, K]: bool for sdpa, else in the dtype of `like`, to be added to the scores; for
+        flash_attention_2, `key_mask`.
     """
     if backend == "flash_attention_2":
         return key_mask
@@ -76,7 +80,7 @@ def build_mask(backend: str, num_queries: int, num_keys: int, key_mask: Tensor |
         return None
     allowed = lower_right_causal(num_queries, num_keys, like.device)[None, None]
     if key_mask is not None:
-        # A padded query would see nothing and give NaN; it may see itself, nobody reads it.
+        # A padded query would see no key and give NaN, so let it see itself; its output is not used.
         diagonal = torch.eye(num_queries, dtype=torch.bool, device=like.device)
         allowed = allowed & key_mask[:, None, None, :].bool()
         allowed[..., num_keys - num_queries :] |= diagonal
@@ -95,9 +99,9 @@ def lower_right_causal(num_queries: int, num_keys: int, device: torch.device) ->
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
     num_queries, num_keys = query.shape[2], key.shape[2]
     if mask is None and has_flash(query):
-        # The operator behind F.scaled_dot_product_attention, called by name: only here does `is_causal` mean the lower
-        # right, it takes grouped heads as they are, and cuDNN, which the function would pick for one query, makes a new
-        # plan for every length of the cache (4 ms a layer and token).
+        # The operator behind F.scaled_dot_product_attention, called directly: here `is_causal` means the lower right,
+        # and grouped heads are taken as they are. For one query the function would pick cuDNN, which builds a new
+        # plan for every length of the cache (4 ms per layer and token).
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, True, scale=scaling)[0]
     lower_right = num_queries > 1 and num_keys > num_queries
     by_parts = query.device.type == "cpu" and not _needs_grad(query, key, value)
@@ -122,7 +126,7 @@ def _needs_grad(*tensors: Tensor) -> bool:
 
 
 def has_flash(query: Tensor) -> bool:
-    """Whether the flash operator takes this: half precision, a head dimension it has, an Ampere GPU or newer."""
+    """Whether the flash operator takes a query: half precision, a supported head dimension, Ampere or newer."""
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
         return False
     return query.shape[3] % 8 == 0 and query.shape[3] <= 256 and _capability(query.device) >= (8, 0)
@@ -143,7 +147,7 @@ def attend_shared(
 ) -> Tensor:
     """Attention to a prefix that all rows share and to each row's own keys, which end with this step's.
 
-    The prefix is read once for all rows and for all heads of a group: their queries are as many queries of one head.
+    The prefix is read once for all rows and all heads of a group: their queries become further queries of one head.
 
     Args:
         query: [B, N, T, D]. shared: keys and values [1, G, M, D], seen by every query. key, value: [B, G, t + T, D].
@@ -167,18 +171,18 @@ def _part(
     """Attention to some of the keys, [B, N, T, D], and the logarithm of its sum of exponentials, float32 [B, N, T].
 
     Args:
-        causal: aligned to the lower right. mask: bool, instead.
+        causal: aligned to the lower right. mask: bool, used instead of `causal`.
     """
     if mask is None and has_flash(query):
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)[:2]
     past = key.shape[2] - query.shape[2]
     if mask is None and causal and past > 0:
-        # Without a mask to what is after, causally to the step: a mask of T x K would cost memory and the fast kernel.
+        # No mask for the keys before the step, causal for its own: a T x K mask would cost memory and the fast kernel.
         stored = _part(query, key[:, :, :past], value[:, :, :past], False, scaling)
         return _merge(*stored, *_part(query, key[:, :, past:], value[:, :, past:], True, scaling))
     groups = query.shape[1] // key.shape[1]
     if query.device.type == "cpu" and mask is None and not causal and groups > 1:
-        # Without a mask the queries of a group's heads are as many queries of one head: no key need be repeated.
+        # Without a mask, the heads of a group can be further queries of one head, so no key is repeated.
         together = query.unflatten(1, (-1, groups)).flatten(2, 3)
         output, lse = _part(together, key, value, False, scaling)
         return output.reshape(query.shape), lse.reshape(query.shape[:-1])
@@ -194,7 +198,7 @@ def _part(
 def _part_in_float32(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """`_part` step by step, for rows of unequal length on a GPU: no kernel there takes a mask and gives the sum.
+    """`_part` step by step, for rows of unequal length on a GPU: no kernel there takes a mask and returns the sum.
 
     Their texts are short. Scores in 16 bits would be off by whole units where keys have large biases, as Qwen2's do.
     """
@@ -205,6 +209,6 @@ def _part_in_float32(
 
 
 def _merge(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to two sets of keys at once, from attention to each; as `_part` returns it."""
+    """Merge attention to two sets of keys, each as `_part` returns it, into attention to both."""
     share = torch.sigmoid(other_lse - lse).unsqueeze(-1)  # weight of the other in the joint softmax
     return torch.lerp(output.float(), other.float(), share).to(output.dtype), torch.logaddexp(lse, other_lse)

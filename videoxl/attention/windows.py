@@ -1,7 +1,7 @@
 """Attention of all windows of a step with one backward pass, where a GPU has the flash operator.
 
-Taken window by window, autograd makes a gradient as long as all windows for every slice of keys and values and adds
-them up: most of a training step's kernels, and launching them took longer than the GPU needed for the rest.
+Window by window, autograd would create a gradient as long as all windows for every slice of keys and values, and add
+them up. These were most of a training step's kernels; launching them took longer than all other work on the GPU.
 
 Shape letters: B batch, N query heads, G key/value heads, T positions of all windows, D head dimension, M positions that
 were stored before, b beacons.
@@ -21,7 +21,7 @@ aten = torch.ops.aten
 
 
 def can_attend_together(backend: str, query: Tensor, masks: Sequence[Tensor | None], dropout: float) -> bool:
-    """Whether `attend_windows` does what the back end would."""
+    """Whether `attend_windows` computes the same as the back end."""
     return backend == "sdpa" and dropout == 0.0 and has_flash(query) and all(mask is None for mask in masks)
 
 
@@ -70,7 +70,7 @@ class _Windows(torch.autograd.Function):
         queries: list[Tensor] = []
         own_keys: list[Tensor] = []
         own_values: list[Tensor] = []
-        # Many windows add to what the first ones left, hence float32.
+        # Many windows add to the gradients of the first beacons, hence float32.
         to_memory = [torch.zeros_like(kind, dtype=torch.float32) for kind in (memory_key, memory_value)]
         for (own, seen), total in zip(_windows(ctx.lengths, memory_key.shape[2]), sums):
             keys, values = _seen((key, value), (memory_key, memory_value), own, seen)
@@ -86,7 +86,7 @@ class _Windows(torch.autograd.Function):
 
 
 def _windows(lengths: Sequence[tuple[int, int]], end: int) -> Iterator[tuple[slice, int]]:
-    """Positions of each window among those of all, and how many stored ones it sees. `end`: M + b."""
+    """Positions of each window among those of all, and how many stored positions it sees. `end`: M + b."""
     start, seen = 0, end - sum(beacons for _, beacons in lengths)
     for length, beacons in lengths:
         yield slice(start, start + length), seen
@@ -99,8 +99,8 @@ def _seen(own: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], owned: slic
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Output, logarithm of the sum of exponentials, and what stands for the draws of dropout: there are none, so that
-    one window's do for all.
+    """Output, logarithm of the sum of exponentials, and the random state of dropout: there is no dropout, so one
+    window's state serves all.
     """
     found = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True, scale=scaling)
     return found[0], found[1], (found[6], found[7])

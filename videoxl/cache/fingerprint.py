@@ -8,7 +8,7 @@ from videoxl.utils.digest import digest, digest_json
 
 SAMPLES = 8  # elements of each parameter; 860 parameters of a 7B model take some ten milliseconds on a GPU
 
-# Keys that do not change what a cache holds: where files lie, how training went, and the ratio, which a memory records.
+# Keys that do not change a cache's content: file locations, run settings, and what is recorded elsewhere.
 _IGNORED = (
     "_name_or_path",
     "transformers_version",

@@ -1,8 +1,8 @@
 """The summary cache while gradients flow: a list of key/value chunks that nothing overwrites.
 
 Autograd needs every version of the cache that a step has seen. So keys and values are kept as the chunks that steps
-left (a prefix, the beacons of windows, ...), and a step joins them for itself, for each of its windows: with
-checkpointing the joined copies live only while their layer runs.
+added (a prefix, the beacons of windows, ...), and each step concatenates them for each of its windows: with
+checkpointing these copies live only while their layer runs.
 
 Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
 """
@@ -18,7 +18,7 @@ from videoxl.cache.layers import GrowingLayer
 from videoxl.cache.summary import SummaryCache
 
 KVChunk = tuple[Tensor, Tensor]
-"""Keys and values [B, N, t, D] that one step left."""
+"""Keys and values [B, N, t, D] that one step added."""
 
 
 class StepView:
@@ -30,7 +30,7 @@ class StepView:
 
     @property
     def new_chunk(self) -> KVChunk:
-        """Keys and values that the step added: the beacons of its windows, all its own for text."""
+        """Keys and values that the step added: the beacons of its windows; for text, all of its tokens."""
         assert self._added is not None, "the step has not run yet"
         return self._added
 
@@ -56,8 +56,8 @@ class StepView:
             start, seen = start + rows, seen + number
 
     def memory_with(self, beacons: KVChunk) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, N, M + b, D]: what is stored and the beacons of all windows, which the step leaves."""
-        # A copy: as a view they would keep the values of all tokens of the windows.
+        """Keys and values [B, N, M + b, D]: the stored positions and all windows' beacons, which the step adds."""
+        # A copy: a view would keep the values of all of the windows' tokens alive.
         self._added = beacons[0], beacons[1].clone()
         keys, values = (torch.cat(kind, dim=2) for kind in zip(*self.kv_chunks, self._added))
         return keys, values
@@ -72,7 +72,7 @@ class StepView:
 
 
 class GradientLayer(GrowingLayer):
-    """Cache of one decoder layer as chunks; the runner adds them, no layer does."""
+    """Cache of one decoder layer as chunks; `VideoXLModel` adds them, not the decoder layer."""
 
     is_croppable = False
 
@@ -86,7 +86,7 @@ class GradientLayer(GrowingLayer):
         self.is_initialized = True
 
     def repeat(self, times: int) -> None:
-        """Each row `times` over, so that several texts can follow one context."""
+        """Repeat each row `times` times, so that several texts can follow one context."""
         self.kv_chunks = [
             (keys.repeat_interleave(times, dim=0), values.repeat_interleave(times, dim=0))
             for keys, values in self.kv_chunks
@@ -123,9 +123,9 @@ class GradientCache(SummaryCache):
     """A `SummaryCache` through which gradients flow from later steps into earlier ones (docs/explanation/training.md).
 
     Attributes:
-        uniform: whether every step calls the same modules, beacons or not; for several processes in step.
+        uniform: whether every step calls the same modules, with or without beacons, as several processes need.
         defers_norm: whether steps leave the final norm to the caller, who needs it for a few rows only.
-        beacon: the beacon embedding [1, 1, H] for all windows; None: each looks it up.
+        beacon: the beacon embedding [1, 1, H] for all windows; None: each step looks it up.
     """
 
     layer_type = GradientLayer
@@ -138,6 +138,6 @@ class GradientCache(SummaryCache):
         self.beacon: torch.Tensor | None = None
 
     def repeat(self, times: int) -> None:
-        """Each row `times` over; rows b * times ... b * times + times - 1 follow row b."""
+        """Repeat each row `times` times; rows b * times ... b * times + times - 1 are copies of row b."""
         for layer in self.layers:
             layer.repeat(times)

@@ -1,7 +1,6 @@
 """The summary cache of one decoder layer: preallocated storage that forks share until two of them write.
 
-A fork costs nothing until two holders both want to write after the same point; then the later one takes a copy of its
-own.
+A fork costs nothing until two holders write after the same point; then the later one makes its own copy.
 
 Shape letters: B batch, N key/value heads, T tokens of this step, M positions stored, D head dimension.
 """
@@ -31,7 +30,7 @@ class Storage:
 
 
 class GrowingLayer(CacheLayerMixin):
-    """What transformers' protocol asks of a cache of one decoder layer that has no largest length."""
+    """The part of transformers' cache-layer protocol that is the same for all layers without a maximum length."""
 
     is_croppable = True
     is_sliding = False
@@ -52,7 +51,7 @@ class GrowingLayer(CacheLayerMixin):
 
 
 class WindowLayer(GrowingLayer, ABC):
-    """What a `SummaryCache` asks of the cache of one decoder layer. `SummaryLayer` says what each method does."""
+    """The interface that `SummaryCache` needs of a decoder layer's cache. `SummaryLayer` documents the methods."""
 
     @abstractmethod
     def update_windows(
@@ -106,13 +105,13 @@ class WindowLayer(GrowingLayer, ABC):
 
 
 class SummaryLayer(WindowLayer):
-    """Cache of one decoder layer. `length` positions are stored; what stands after them is scratch."""
+    """Cache of one decoder layer. `length` positions are stored; anything after them is scratch."""
 
     def __init__(self, reserved: int = 0):
         super().__init__(reserved)
         self._held: Storage | None = None
         self.length = 0
-        self._extent = 0  # positions in use, scratch included: what another holder must not write over
+        self._extent = 0  # positions in use, scratch included: other holders must not overwrite them
 
     # -- what attention sees -------------------------------------------------------------------------------------
 
@@ -138,14 +137,14 @@ class SummaryLayer(WindowLayer):
         beacons: tuple[Tensor, Tensor],
         lengths: Sequence[tuple[int, int]],
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each window the keys and values [B, N, M + t, D] that its queries may see; to be iterated to the end.
+        """Yield for each window the keys and values [B, N, M + t, D] that its queries may see; iterate to the end.
 
-        A window's own stand after what is stored only until the next one is asked for: then its beacons take their
-        place.
+        A window's own keys and values are valid only until the next window is requested: then its beacons replace
+        them.
 
         Args:
             key_states, value_states: [B, N, T, D] of all windows, one after the other, keys rotated to their positions.
-            beacons: keys (rotated to their final positions) and values [B, N, b, D] that all windows leave.
+            beacons: keys (rotated to their final positions) and values [B, N, b, D] of all windows' beacons.
             lengths: positions of each window, and the beacons among them.
         """
         if not self.is_initialized:
@@ -161,7 +160,7 @@ class SummaryLayer(WindowLayer):
         self._extent = self.length
 
     def advance(self, positions: int) -> tuple[Tensor, Tensor, int]:
-        """Count so many more positions as stored, for a kernel that writes them itself.
+        """Count `positions` more positions as stored, for a kernel that writes them itself.
 
         Returns:
             Keys and values [B, N, capacity, D] of the storage, and the first of the new positions in them.
@@ -172,7 +171,7 @@ class SummaryLayer(WindowLayer):
         return storage.keys, storage.values, start
 
     def _write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put keys and values after `length`; returns the tensors that hold everything up to there."""
+        """Write keys and values after `length`; returns the tensors that hold all positions."""
         start, end = self.length, self.length + keys.shape[2]
         storage = self.room_for(keys.shape[2])
         storage.keys[:, :, start:end] = keys
@@ -180,7 +179,7 @@ class SummaryLayer(WindowLayer):
         return storage.keys, storage.values
 
     def room_for(self, positions: int) -> Storage:
-        """Storage where so many positions after `length` may be written, marked as in use; they do not count yet."""
+        """Storage with room for `positions` more after `length`; they are marked as in use, but not counted yet."""
         storage = self._storage
         end = self.length + positions
         with storage.lock:
@@ -219,30 +218,30 @@ class SummaryLayer(WindowLayer):
         return self._held is not None
 
     def has_room_for(self, positions: int) -> bool:
-        """Whether so many could be written after `length` as the storage is."""
+        """Whether `positions` more can be written after `length` without a new storage."""
         return self.length + positions <= self._storage.keys.shape[2] and not self._is_shared_past_length()
 
     def forget_scratch(self) -> None:
-        """Nothing after `length` is in use any more."""
+        """Mark everything after `length` as unused."""
         self._extent = self.length
 
     def _is_shared_past_length(self) -> bool:
-        """Whether another holder has something after `length`."""
+        """Whether another holder uses positions after `length`."""
         return any(holder is not self and holder._extent > self.length for holder in self._storage.holders)
 
     def addresses(self) -> list[int]:
-        """Where kernels that are not handed the storage find it: see `ADDRESSES` in `videoxl/kernels/decode.py`."""
+        """Addresses by which kernels find the storage: see `ADDRESSES` in `videoxl/kernels/decode.py`."""
         storage = self._storage
         return [storage.keys.data_ptr(), storage.values.data_ptr(), storage.keys.shape[2], 0, 0, 0]
 
     @property
     def stored(self) -> list[Tensor]:
-        """What is stored, without room for more: keys and values, or nothing yet."""
+        """The stored keys and values, without spare room; empty if there are none yet."""
         return [] if self._held is None else list(self.content)
 
     @property
     def allocated_bytes(self) -> int:
-        """Bytes of the storage, room for more included."""
+        """Bytes of the storage, spare room included."""
         held = self._held
         return 0 if held is None else sum(part.numel() * part.element_size() for part in (held.keys, held.values))
 
@@ -256,11 +255,11 @@ class SummaryLayer(WindowLayer):
         return self._held is not None and len(self._storage.holders) > 1
 
     def reserve(self, positions: int) -> None:
-        """Have room for that many when storage is next made."""
+        """Give the next storage that is allocated room for at least `positions` positions in all."""
         self.reserved = max(self.reserved, positions)
 
     def make_room(self, positions: int) -> None:
-        """Have storage for so many more positions, and for text after them, which forks can then write in place."""
+        """Ensure storage for `positions` more positions, and for text after them that forks can then write in place."""
         needed = self.length + positions + _GROWTH_QUANTUM
         if self.is_initialized and needed > self._storage.keys.shape[2]:
             self._reallocate(needed)
@@ -277,7 +276,7 @@ class SummaryLayer(WindowLayer):
         return other
 
     def replace(self, keys: Tensor, values: Tensor) -> None:
-        """Take a copy of [B, N, M, D] tensors as the whole content."""
+        """Replace the whole content by a copy of [B, N, M, D] tensors."""
         self.length = keys.shape[2]
         self._own(*(_resized(new, self.length, self.length) for new in (keys, values)))
 
@@ -285,7 +284,7 @@ class SummaryLayer(WindowLayer):
 
     @property
     def content(self) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, N, M, D], views of the storage; only where there is some."""
+        """Keys and values [B, N, M, D], views of the storage, which must exist."""
         return self._storage.keys[:, :, : self.length], self._storage.values[:, :, : self.length]
 
     @property
@@ -328,14 +327,14 @@ class SummaryLayer(WindowLayer):
         if len(indices) != len(keys) or self.is_shared:
             self.replace(*chosen)
             return
-        keys.copy_(chosen[0])  # beams are reordered at every token: room for more is kept
+        keys.copy_(chosen[0])  # beams are reordered at every token: keep the spare room
         values.copy_(chosen[1])
 
 
 def _resized(tensor: Tensor, length: int, capacity: int) -> Tensor:
     """A new [B, N, capacity, D] tensor that starts with the first `length` positions of `tensor`."""
     batch, heads, _, dim = tensor.shape
-    # A plain tensor also inside inference mode: a memory made there may be asked outside of it.
+    # No inference tensor, even in inference mode: a memory created there may be asked outside of it.
     with torch.inference_mode(False), torch.no_grad():
         resized = torch.empty(batch, heads, capacity, dim, dtype=tensor.dtype, device=tensor.device)
     resized[:, :, :length] = tensor[:, :, :length]

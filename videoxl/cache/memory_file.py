@@ -1,7 +1,7 @@
 """The file of a video memory: one safetensors file, its state as JSON in the metadata.
 
 Tensors: `layers.N.keys`, `layers.N.values` [heads, M, D]; `pending` [n, H]; `timestamps`, `indices` [F];
-`beacon_spans` [b, 2]. The JSON holds prefix ids, ratios, plan position, source and the model's fingerprint.
+`beacon_spans` [b, 2]. The JSON holds prefix ids, the plan's ratios and window, source and the model's fingerprint.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _IN_JSON = ("prefix_ids", "ratios", "ratio_mix", "window_ratios", "window", "sou
 
 @dataclass
 class MemoryState:
-    """All that a memory's file holds, as plain values. F frames, M stored positions, b beacons, D head dimension.
+    """The content of a memory's file, as plain values. F frames, M stored positions, b beacons, D head dimension.
 
     Attributes:
         ratios, ratio_mix, window: of the plan. window_ratios: of every window that was read.
         compressor: the method's name.
         timestamps: seconds [F], NaN where unknown. indices: numbers of frames [F], -1 where unknown.
-        beacon_spans: seconds [b, 2] of every stored position.
+        beacon_spans: seconds [b, 2] float64 of every stored visual position: first and last frame.
         layers: keys and values [heads, M, D] of each decoder layer; None for one that has stored nothing.
-        pending: [n, H] visual tokens that wait for their window to fill; None where there are none.
+        pending: [n, H] visual tokens that do not fill a window yet; None if there are none.
     """
 
     prefix_ids: list[int]
@@ -54,7 +54,7 @@ class MemoryState:
 
 
 def write_memory(memory: MemoryState, path: Path, overwrite: bool) -> None:
-    """Write a file, whole or not at all. Raises `MemoryFileError`."""
+    """Write a file, whole or not at all. Raises `MemoryFileError` if it exists or cannot be written."""
     if path.exists() and not overwrite:
         raise MemoryFileError(f"{path} exists; pass overwrite=True (on the command line --force) to replace it")
     if not path.parent.is_dir():
@@ -70,18 +70,18 @@ def write_memory(memory: MemoryState, path: Path, overwrite: bool) -> None:
     if memory.pending is not None:
         tensors["pending"] = memory.pending.contiguous()
     state = {name: getattr(memory, name) for name in _IN_JSON} | {"num_layers": len(memory.layers)}
-    if memory.compressor != "beacon":  # files of beacons stay as they were
+    if memory.compressor != "beacon":  # keep the format of beacon files as it was
         state["compressor"] = memory.compressor
     metadata = {"format": FORMAT, "version": str(VERSION), "state": json.dumps(state)}
     try:
         with whole_file(path) as draft:
             save_file(tensors, draft, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise MemoryFileError(f"cannot save the memory to {path}: {error}; nothing was left there") from error
+        raise MemoryFileError(f"cannot save the memory to {path}: {error}; no partial file was left") from error
 
 
 def read_state(path: Path) -> dict:
-    """The JSON state of a memory file, with the shapes of its tensors; needs no model."""
+    """The JSON state of a memory file and its sizes; needs no model. Raises `MemoryFileError` as `read_memory`."""
     with _open(path, "cpu") as file:
         state = _state(path, file)
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
@@ -101,7 +101,7 @@ def read_memory(path: Path, own: dict[str, str], devices: Sequence[torch.device]
         own: the model's fingerprint. devices: where each layer's keys and values go.
 
     Raises:
-        MemoryFileError: not a memory's file, or one that another model made.
+        MemoryFileError: no readable memory file, another format version, or a memory of another model.
     """
     with _open(path, "cpu") as file:
         state = _state(path, file)

@@ -1,10 +1,10 @@
-"""One stored prefix under many rows: several questions about one video, or the beams of one answer.
+"""One stored prefix shared by many rows: several questions about one video, or the beams of one answer.
 
-The positions of the video are stored once and read once a step, whatever the number of rows; each row only has its own
-text after them. Attention to the two parts is merged by `attend_shared` in `attention/backends.py`.
+The positions of the video are stored once and read once per step, whatever the number of rows; each row stores only
+its own text after them. Attention to the two parts is merged by `attend_shared` in `attention/backends.py`.
 
-Shape letters: B rows, N key/value heads, T tokens of this step, M positions of the prefix, t of a row's own, D head
-dimension.
+Shape letters: B rows, N key/value heads, T tokens of this step, M positions of the prefix, t own positions of a row,
+D head dimension.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from videoxl.cache.summary import SummaryCache
 
 
 def repeat_rows(cache: SummaryCache, times: int, backend: str) -> None:
-    """Each row `times` over. What one row has stored is kept once for all of them, where the attention back end can."""
+    """Repeat each row `times` times. A single row's positions are kept once if the attention back end allows it."""
     layers = [layer for layer in cache.layers if isinstance(layer, SummaryLayer) and layer.is_initialized]
     if len(layers) == len(cache.layers) and all(
         len(layer.content[0]) == 1 and can_share_prefix(backend, layer.content[0]) for layer in layers
@@ -48,15 +48,15 @@ class SharedPrefixLayer(WindowLayer):
         return self.prefix.content if self.prefix.length else None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """As `SummaryLayer.update`, but returns each row's own keys and values [B, N, t + T, D] alone."""
+        """As `SummaryLayer.update`, but returns only each row's own keys and values [B, N, t + T, D]."""
         return self.own.update(key_states, value_states, *args, **kwargs)
 
     def update_windows(self, *args) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `SummaryLayer.update_windows`, the same way."""
+        """As `SummaryLayer.update_windows`, but yields only each row's own keys and values."""
         return self.own.update_windows(*args)
 
     def advance(self, positions: int) -> tuple[Tensor, Tensor, int]:
-        """As `SummaryLayer.advance`, of each row's own."""
+        """As `SummaryLayer.advance`, on each row's own storage."""
         return self.own.advance(positions)
 
     def room_for(self, positions: int) -> Storage:
@@ -103,7 +103,7 @@ class SharedPrefixLayer(WindowLayer):
 
     @property
     def keys(self) -> Tensor:  # type: ignore[override]  # read-only here
-        """[B, N, M + t, D], put together for whoever asks; [1, N, M, D] before the rows have anything of their own."""
+        """[B, N, M + t, D], concatenated on each access; [1, N, M, D] while the rows have nothing of their own."""
         return self._joined(self.prefix.content[0], self.own.keys)
 
     @property

@@ -25,10 +25,10 @@ class SummaryCache(Cache):
     """Key/value cache of one sequence (or of a batch with equal plans) over all decoder layers.
 
     Attributes:
-        dropped: visual tokens that compaction removed, beacons counted against them: logical - physical length.
+        dropped: visual tokens that compaction removed minus the beacons it added: logical - physical length.
         window_ratios: compression ratio of every window read so far, in order.
         has_padding: whether rows were padded after the last visual span, so that masks are needed.
-        position_gap: RoPE positions left out so far (training only): the next token stands at physical length + gap.
+        position_gap: RoPE positions left out so far (training only): the next token is at physical length + gap.
     """
 
     layer_type: type[GrowingLayer] = SummaryLayer
@@ -56,8 +56,8 @@ class SummaryCache(Cache):
     def advance(
         self, layer_idx: int, positions: int, key_states: Tensor, value_states: Tensor, head_dim: int
     ) -> tuple[Tensor, Tensor, int]:
-        """See `SummaryLayer.advance`. `key_states`, `value_states` [B, T, N D]: what storage is made like, if there is
-        none yet."""
+        """See `SummaryLayer.advance`. `key_states`, `value_states` [B, T, N D] give new storage its shape, dtype and
+        device."""
         layer = self.layers[layer_idx]
         if not layer.is_initialized:
             layer.lazy_initialization(
@@ -66,7 +66,7 @@ class SummaryCache(Cache):
         return layer.advance(positions)
 
     def close_windows(self, windows: Sequence[Window], kept: Sequence[int]) -> None:
-        """Count windows that all layers have read: of each one's tokens so many positions stay."""
+        """Count windows that all layers have read; `kept` gives the positions that stay of each."""
         self._compacted_length = self.get_query_offset()
         self.dropped += sum(window.num_tokens for window in windows) - sum(kept)
         self.window_ratios += [window.ratio for window in windows]
@@ -101,7 +101,7 @@ class SummaryCache(Cache):
         return other
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last `-tokens_to_remove` tokens; only text after the last window can be removed."""
+        """Remove the last `-tokens_to_remove` tokens, at most the text after the last window. Raises `PlanError`."""
         if tokens_to_remove > 0:
             raise PlanError(f"crop({tokens_to_remove}): give the number of tokens to remove as a negative number")
         removable = self.get_query_offset() - self._compacted_length
@@ -110,7 +110,7 @@ class SummaryCache(Cache):
         super().crop(tokens_to_remove)
 
     def reserve(self, positions: int) -> None:
-        """Allocate room for `positions` in all when storage is next needed, so that it need not grow step by step."""
+        """When storage is next needed, allocate room for `positions` in all, so that it does not grow step by step."""
         for layer in self.layers:
             layer.reserve(positions)
 
@@ -125,10 +125,10 @@ class SummaryCache(Cache):
 
     @property
     def allocated_bytes(self) -> int:
-        """Bytes of this cache's storage, room kept for more included; forks that share it each count it."""
+        """Bytes of this cache's storage, spare room included; forks that share it each count it."""
         return sum(layer.allocated_bytes for layer in self.layers)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the stored positions (not of the room kept for more)."""
+        """Bytes of the stored positions (without spare room)."""
         return sum(part.numel() * part.element_size() for layer in self.layers for part in layer.stored)

@@ -1,10 +1,10 @@
-"""The seam of compression: what a method says so that visual tokens become cached positions.
+"""The interface of compression methods, which turn visual tokens into cached positions.
 
 There is one path from visual tokens to cache (`VideoXLModel.windows_step`), for inference, training and evaluation. It
-asks a `Compressor` for the rows that go through the decoder, where they stand, and which of them stay. A new method is
+asks a `Compressor` for the rows that go through the decoder, their positions, and which of them stay. A new method is
 a class and a registration; `baselines.py` has the shortest ones.
 
-Shape letters: B batch, t visual tokens of some windows, T decoder rows of them, H hidden size.
+Shape letters: B batch, t visual tokens of some windows, T decoder rows of these windows, H hidden size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Compressor(ABC):
     A window with ratio 0 is not compressed by any method: its tokens are read like text, and all of them stay.
 
     Attributes:
-        name: what a user calls it by, on the command line and in a memory's file.
+        name: the name users select it by, also stored in a memory's file.
         fixed_ratio: the only ratio it knows; None: any.
     """
 
@@ -40,7 +40,7 @@ class Compressor(ABC):
     fixed_ratio: ClassVar[int | None] = None
 
     def resolve_ratio(self, ratio: int | None) -> int | None:
-        """The ratio to work at: the method's only one, or what is asked for. Raises `PlanError` where they differ."""
+        """The ratio to use: the method's only one, or the one asked for. Raises `PlanError` if they differ."""
         if self.fixed_ratio is None:
             return ratio
         if ratio not in (None, self.fixed_ratio):
@@ -65,23 +65,23 @@ class Compressor(ABC):
 
         Args:
             decoder: the `VideoXLModel`, for embeddings that a method has in the checkpoint.
-            visual: [B, t, H], the projected visual tokens of `windows`, which have all a ratio above 0.
-            cache: what earlier windows have left.
+            visual: [B, t, H], the projected visual tokens of `windows`, all of which have a ratio above 0.
+            cache: the cache that earlier windows have filled.
         """
 
     def row_plan(self, windows: Sequence[Window]) -> RowPlan | None:
-        """Where the rows stand and which of them stay; None: they are read like text, in order, and all stay."""
+        """The rows' positions, and which rows stay; None: they are read like text, in order, and all stay."""
         return None
 
     def token_of_row(self, windows: Sequence[Window]) -> list[int] | None:
         """For each row whose hidden state `windows_step` returns, the visual token (of `visual`) that it stands for.
 
-        Training needs it to put labels to rows. None: there is a row for every token, in order.
+        Training needs it to assign labels to rows. None: there is a row for every token, in order.
         """
         return None
 
     def spans(self, window: Window) -> list[tuple[int, int]]:
-        """The visual tokens that each kept position sums up, as half-open ranges of the visual span."""
+        """The visual tokens that each kept position summarises, as half-open ranges of the visual span."""
         if not window.ratio:
             return [(token, token + 1) for token in range(window.start, window.stop)]
         return window.group_spans()
@@ -92,7 +92,7 @@ class Compressor(ABC):
 
 
 class TokenReducer(Compressor):
-    """A method without parameters that makes fewer tokens before the decoder reads them."""
+    """A method without parameters that reduces the number of tokens before the decoder reads them."""
 
     def num_rows(self, window: Window) -> int:
         return self.num_kept(window)
@@ -133,7 +133,7 @@ def get_compressor(name: str | Compressor | None = None) -> Compressor:
 
 
 def check_registered(compressor: Compressor) -> None:
-    """Raise `ConfigError` for an object that its name does not lead to: what names it in a file could not be read."""
+    """Raise `ConfigError` unless the name is registered for this class: a file that names it could not be loaded."""
     if compressor.name not in COMPRESSORS.names() or COMPRESSORS.get(compressor.name) is not type(compressor):
         raise ConfigError(
             f"compressor {compressor.name!r} is not registered, so a file that names it could not be loaded; register "

@@ -1,4 +1,4 @@
-"""Methods without learnt compression: what beacons are compared with.
+"""Methods without learnt compression, as baselines for beacons.
 
 Shape letters: B batch, t visual tokens of a window, H hidden size.
 """
@@ -33,7 +33,7 @@ class DropTokens(TokenReducer):
 
 
 class MeanOfTokens(TokenReducer):
-    """Keeps the mean of every group of `ratio` tokens; of a group that began in the window before, of the rest."""
+    """Keeps the mean of every group of `ratio` tokens; of a group begun in an earlier window, the mean of its rest."""
 
     name = "mean"
 

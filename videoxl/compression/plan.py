@@ -57,17 +57,17 @@ class Window:
 class RatioChooser:
     """Draws the compression ratio of each window: besides the remainder, the only state of a plan.
 
-    docs/explanation/compressor.md has the rules.
+    See docs/explanation/compressor.md for the rules.
 
     Args:
-        ratios: candidate ratios. One is used as it stands; of several, those that divide `window` take part.
+        ratios: candidate ratios. One is used as it is; of several, 0 and those that divide `window`.
         mix: `step-random` (one draw a window), `instance-random` (one draw a sequence), `sequence` (in turn) or
             `adapt-N` (the smallest ratio that reaches the whole sequence plus N tokens).
         window: visual tokens in a full window.
         max_positions: `max_position_embeddings`, for `adapt-N`.
         sequence_length: tokens of the whole expanded prompt, for `adapt-N`; None where it is not known.
-        seed: of the generator. Inference always starts from 42, the published seed, so that an answer does not
-            depend on what was asked before.
+        seed: seed of the draws. Inference always starts from 42, the published seed, so that an answer does not
+            depend on earlier questions.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ def check_ratios(ratios: Sequence[int], window: int) -> list[int]:
 
 
 class SpanPlanner:
-    """Hands out the windows of one visual span, one after the other, also while the visual span still grows."""
+    """Hands out the windows of one visual span in order, even while the span still grows."""
 
     def __init__(self, window: int, chooser: RatioChooser):
         if window < 1:
@@ -159,7 +159,7 @@ class SpanPlanner:
         self.remainder = 0
 
     def next_window(self, available: int) -> Window:
-        """The next window, given that `available` tokens of the visual span stand ready after `position`."""
+        """The next window, given `available` tokens of the visual span after `position`."""
         if available < 1:
             raise PlanError(f"a window needs at least one visual token, {available} are there")
         window = Window(self.position, self.position + min(self.window, available), self.chooser.next(), self.remainder)
@@ -175,7 +175,7 @@ class SpanPlanner:
 
 
 def group_windows(windows: Sequence[Window], limit: int) -> Iterator[tuple[Window, ...]]:
-    """Windows that are read together: at most `limit`; one that keeps everything goes alone, as text does."""
+    """Groups of windows to read together, at most `limit` each; a window with ratio 0 is read by itself, like text."""
     group: list[Window] = []
     for window in windows:
         if group and (len(group) == limit or not window.ratio or not group[-1].ratio):

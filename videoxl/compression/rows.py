@@ -1,4 +1,4 @@
-"""Where the decoder rows of some windows stand, and which of them stay: as integers, then on a device.
+"""The positions of some windows' decoder rows, and which rows stay: as integers, then on a device.
 
 Rows are kept *grouped*: those that only pass through first, those that stay after them. Norms, projections and MLP do
 not care about order, so they work on two contiguous slices; only queries, keys and values are brought into the order of
@@ -26,8 +26,8 @@ class RowPlan:
     Attributes:
         num_passing: rows that only pass through; they come first.
         positions: [T] int64, index of each grouped row in the sequence of all windows, one after the other.
-        owners: [T] int64, which window each grouped row is of.
-        lengths: for each window its rows, and how many of them stay.
+        owners: [T] int64, the index of each grouped row's window.
+        lengths: for each window, its number of rows and how many of them stay.
         own_projections: whether the rows that stay use the projections that the method has in the checkpoint.
     """
 
@@ -40,7 +40,7 @@ class RowPlan:
 
     @classmethod
     def interleave(cls, windows: Sequence[tuple[np.ndarray, np.ndarray]], own_projections: bool = False) -> RowPlan:
-        """From each window's positions of passing and of staying rows in its own sequence (int64, each ascending)."""
+        """Build a plan from the positions of passing and staying rows in each window (int64, each ascending)."""
         passing, staying, start = [], [], 0
         for of_passing, of_staying in windows:
             passing.append(of_passing + start)
@@ -73,8 +73,8 @@ class RowPlan:
 class RowLayout:
     """Which rows of a step pass through, as projections need it.
 
-    Text has such a layout where all steps must call the same modules (wrappers that gather parameters need it): its
-    step then calls the compressor's modules on no rows.
+    Text gets such a layout if all steps must call the same modules, as wrappers that gather parameters need: its step
+    then calls the compressor's modules on zero rows.
 
     Attributes:
         num_passing: rows that only pass through, the first ones; the rest stay in the cache.
@@ -85,7 +85,7 @@ class RowLayout:
     own_projections: bool = True
 
     def to(self, device: torch.device, non_blocking: bool = False, **_) -> RowLayout:
-        """The same on another device; accelerate's hooks call it where layers lie on several."""
+        """The same layout on another device; accelerate's hooks call it if layers are on several devices."""
         return self
 
 
@@ -94,11 +94,11 @@ class WindowLayout(RowLayout):
     """How the grouped rows of windows map to their sequences, as a decoder layer needs it.
 
     Attributes:
-        permutation: [T] int64, grouped row that stands at each position of the sequence.
+        permutation: [T] int64, the grouped row at each position of the sequence.
         positions: [T] int64, index in the sequence of each grouped row (the inverse of `permutation`).
         memory_rope: cosine and signed sine [1, b, D] of the positions that the staying rows take in the cache.
-        lengths: rows of each window, and how many of them stay.
-        blocks: the windows' blocks of queries for `videoxl/kernels/windows.py`; None where it does not run.
+        lengths: for each window, its number of rows and how many of them stay.
+        blocks: [blocks, 4] int32 from `query_blocks` (`videoxl/kernels/windows.py`); None if it does not run.
     """
 
     permutation: Tensor

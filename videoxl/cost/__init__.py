@@ -1,1 +1,1 @@
-"""What reading a video costs, and whether it fits: from shapes, before anything is built or read."""
+"""The cost of reading a video, and whether it fits: from shapes, before anything is built or read."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 FRAMES_PER_CHUNK = {"cpu": 8, "cuda": 40}
-"""Frames that go through the vision tower at once. Larger gives nothing: a ViT-L layer is full with 20 frames."""
+"""Frames that go through the vision tower at once. Larger chunks gain nothing: 20 frames fill the GPU in a ViT-L."""
 
 VIT_L_WIDTH = 1024
 
 ELEMENTS_AT_ONCE = 4 * 1440 * 18_944
-"""Of the MLP's middle in one layer: four windows of a 7B model, as many as a chunk of frames fills; 0.2 GB of bf16."""
+"""Elements of the MLP's intermediate activations in a layer: a chunk's four windows in a 7B model; 0.2 GB in bf16."""
 
 
 def frames_at_once(device: torch.device, tower_width: int) -> int:
@@ -19,10 +19,10 @@ def frames_at_once(device: torch.device, tower_width: int) -> int:
 
 
 def windows_at_once(window: int, intermediate_size: int, rows: int, elements: int = ELEMENTS_AT_ONCE) -> int:
-    """Windows that go through the layers together, for that many rows of a batch.
+    """Windows that go through the layers together, for `rows` rows of a batch.
 
     Args:
-        window: visual tokens of one.
-        elements: of the MLP's middle, at most.
+        window: visual tokens of one window.
+        elements: largest number of elements of the MLP's intermediate activations.
     """
     return max(1, elements // (rows * window * intermediate_size))

@@ -19,7 +19,7 @@ GIB = 1 << 30
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 DEFAULT_RATIO = 8
 TEXT_TOKENS = 64  # prefix and question of an ordinary chat prompt
-# The allocator's rounding and what is alive beside the tensors counted below; measured (docs/log/2026-11.md).
+# The allocator's rounding, and tensors alive beside those counted below; measured (docs/log/2026-11.md).
 SLACK = 1.02
 
 
@@ -63,7 +63,7 @@ def estimate(
     dtype: str = "bfloat16",
     compressor: str | Compressor | None = None,
 ) -> Estimate:
-    """Predict the cost of `frames` frames at compression ratio `ratio` (None: the method's own, or 8).
+    """Predict the cost of `frames` frames at compression ratio `ratio` (None: the compressor's own, or 8).
 
     Raises:
         PlanError: a ratio that the plan or the method cannot serve. ConfigError: a vision tower whose cost is not
@@ -102,14 +102,14 @@ def reading_bytes(
     compressor: str | Compressor | None = None,
     rows: int = 1,
 ) -> tuple[int, int]:
-    """Bytes of (cache, work) while `rows` videos are read at once; the weights come on top. Raises as `estimate`."""
+    """Bytes of (cache, work) while `rows` videos are read at once, weights not included. Raises as `estimate`."""
     size, tower = BYTES[dtype], _tower(shape)
     method = get_compressor(compressor)
     ratio = method.resolve_ratio(ratio) or 0
     _, cached, *_ = _plan(shape, frames, ratio, method)
     position = shape.position_elements * size
     chunk = min(frames, frames_at_once(torch.device("cuda"), tower.width))
-    # Behind the summary stand a window's scratch and spare room: measured, about two windows.
+    # After the summary come a window's scratch and spare room: about two windows, measured.
     return rows * (cached + 2 * shape.window) * position, _work(shape, tower, chunk, ratio, size, rows, method)
 
 
@@ -120,7 +120,7 @@ def _tower(shape: ModelShape) -> TowerShape:
 
 
 def _plan(shape: ModelShape, frames: int, ratio: int, compressor: Compressor) -> tuple[int, int, int, int, int]:
-    """(visual tokens, cached positions, highest position, rows, pairs of query and key) of reading and a question."""
+    """(visual tokens, cached positions, highest position, rows, query-key pairs) of a video and a question."""
     tokens = frames * shape.tokens_a_frame
     chooser = RatioChooser([ratio], shape.ratio_mix, shape.window, shape.max_positions)
     stored, highest, rows, pairs = TEXT_TOKENS // 2, 0, 0, 0
@@ -150,9 +150,9 @@ def _work(
     chooser = RatioChooser([ratio], shape.ratio_mix, shape.window, shape.max_positions)
     (full,) = plan_span(shape.window, shape.window, chooser)
     window = rows * together * compressor.num_rows(full)
-    # In 16 bits the gate becomes the MLP's middle (`swiglu`); otherwise that is a third tensor.
+    # In 16 bits `swiglu` overwrites the gate with its result; otherwise the result is a third tensor.
     in_window = window * (6 * hidden + (2 if size == 2 else 3) * intermediate) * size
-    # A chunk's visual tokens, and once more put together with those that wait for their window to fill.
+    # A chunk's visual tokens, and a copy concatenated with the pending ones.
     features = rows * (2 * together + 1) * shape.window * hidden * size
     logits = rows * shape.vocab_size * 4 * 4
     pixels = chunk * 3 * tower.image_size**2 * 4 * 3

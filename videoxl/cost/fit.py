@@ -1,4 +1,4 @@
-"""Whether a video fits on the GPU, known before it is read, and what would fit where it does not."""
+"""Check before reading whether a video fits on the GPU, and say what would fit if it does not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ensure_fits(
 
     Args:
         ratio: the smallest one that a window may take.
-        free: bytes to be had. where: which device that is, for the message.
+        free: free bytes. where: name of that device, for the message.
         held: frames of the video that were read before, into `cache`.
         rows: videos of a batch.
         may_choose: whether another ratio can be advised (where nothing is held).
@@ -58,11 +58,11 @@ def ensure_fits(
 
 
 def growth(cache: SummaryCache, wanted: int) -> int:
-    """Bytes that a cache needs beside its own to hold `wanted`: storage grows by moving, a layer at a time."""
+    """Bytes that a cache needs beyond its own to hold `wanted` bytes: storage grows by copying, a layer at a time."""
     growing = [layer.growing for layer in cache.layers]  # a prefix that rows share stays where it is
     have = sum(layer.allocated_bytes for layer in growing)
     wanted -= cache.num_bytes - sum(part.numel() * part.element_size() for layer in growing for part in layer.stored)
-    if any(layer.is_shared for layer in growing):  # what the other holders keep is not given back
+    if any(layer.is_shared for layer in growing):  # the old storage stays with its other holders
         return wanted + wanted // 8
     return 0 if wanted <= have else wanted + wanted // 8 - have + have // len(growing)
 

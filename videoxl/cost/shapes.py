@@ -1,4 +1,4 @@
-"""The sizes of a model that its cost depends on. Counted, never measured: no model is built for it."""
+"""The sizes of a model that its cost depends on. Computed from the configuration: no model is built."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class TowerShape:
     """A vision tower.
 
     Attributes:
-        layers: all of them; layers_run: those that a pass goes through.
+        layers: number of all layers; layers_run: number of those that a pass goes through.
         patches: of one frame, without class token.
-        parameters: of the whole tower.
+        parameters: number of those of the whole tower.
     """
 
     width: int
@@ -34,9 +34,9 @@ class ModelShape:
         heads, kv_heads, head_dim: of attention.
         own_projections: the decoder's projections that beacons have twins of (`q`, `k`, `v`, `o`, `mlp`).
         projector_parameters: from the tower's width to `hidden_size`.
-        tied_embeddings: whether the head is the embedding.
+        tied_embeddings: whether the head shares the embedding's weights.
         window: visual tokens of a full window. tokens_a_frame: visual tokens of one frame of a video.
-        max_positions: that the model was trained to. ratio_mix: `beacon_ratio_mix`.
+        max_positions: `max_position_embeddings`. ratio_mix: `beacon_ratio_mix`.
         one_by_one: windows go through the layers one by one (eager attention keeps masks and weights).
     """
 
@@ -65,13 +65,13 @@ class ModelShape:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights that every row of the decoder meets, without biases, embeddings and head."""
+        """Weights that multiply every row of the decoder: no biases, embeddings or head."""
         attention = 2 * self.hidden_size * self.head_dim * (self.heads + self.kv_heads)
         return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
     @property
     def decoder_parameters(self) -> int:
-        """Of decoder, beacons and projector."""
+        """Parameters of decoder, beacons and projector."""
         rows = {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads}
         sizes = {name: (self.hidden_size + 1) * number * self.head_dim for name, number in rows.items()}
         sizes["o"] = self.heads * self.head_dim * self.hidden_size

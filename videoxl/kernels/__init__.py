@@ -1,7 +1,7 @@
-"""Triton kernels for a GPU, most for inference alone, each of which takes the place of several of PyTorch's.
+"""Triton kernels for a GPU, most for inference only; each replaces several of PyTorch's.
 
-The same steps without them stand where they are called (`videoxl/model/`): that is the reference, and what runs on a
-CPU, in float32, mostly with gradients, or where Triton is missing. `TRITON_INTERPRET=1` runs the kernels on a CPU, for
+The same steps in plain PyTorch are at the call sites (`videoxl/model/`): they are the reference, and run on a CPU, in
+float32, mostly with gradients, or without Triton. `TRITON_INTERPRET=1` runs the kernels on a CPU, for
 tests.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor
 HAS_TRITON = find_spec("triton") is not None
 
 KERNEL_HEAD_DIMS = (16, 32, 64, 128)
-"""Head dimensions that kernels of attention are made for."""
+"""Head dimensions that the attention kernels support."""
 
 
 def can_run(*tensors: Tensor, with_gradients: bool = False) -> bool:
-    """Whether the kernels of this package take them: half precision, on the current GPU, Ampere or newer.
+    """Whether this package's kernels take the tensors: half precision, on the current GPU, Ampere or newer.
 
     Args:
         with_gradients: the kernel has a backward pass; else no gradient may flow.
@@ -42,21 +42,21 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def last_line(error: Exception) -> str:
-    """What a compiler's error comes to."""
+    """The last line of a compiler's error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 @lru_cache
 def _compiles(device: torch.device) -> bool:
-    """Whether Triton gets a kernel to run: it needs a C compiler and Python's headers, which not every machine has."""
+    """Whether Triton can compile and run a kernel: it needs a C compiler and Python's headers, which may be missing."""
     from videoxl.kernels.activations import quick_gelu
 
     try:
         quick_gelu(torch.zeros(8, dtype=torch.bfloat16, device=device))
-    except Exception as error:  # of the compiler, the linker, the driver: whatever it is, the model runs without
+    except Exception as error:  # of the compiler, the linker, the driver: in any case the model runs without kernels
         warnings.warn(
             f"Triton's kernels do not run here ({last_line(error)}); PyTorch's operations take their place, which is "
-            "slower. A C compiler and Python's headers (python3-dev) are what mostly is missing",
+            "slower. Usually a C compiler or Python's headers (python3-dev) are missing",
             stacklevel=2,
         )
         return False

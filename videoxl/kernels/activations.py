@@ -1,4 +1,4 @@
-"""Element-wise kernels of the two MLPs: quick GELU of CLIP's, SwiGLU of Qwen2's; one pass over memory each, and back.
+"""Element-wise kernels of the two MLPs: CLIP's quick GELU, Qwen2's SwiGLU; one pass over memory each way.
 
 Source of the functions: CLIP's `QuickGELU`, x * sigmoid(1.702 x); Qwen2's gate, silu(x) * y.
 """
@@ -94,7 +94,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up. Two tensors of one shape -> a tensor like them: `gate` itself where no gradient is wanted."""
+    """silu(gate) * up. Two tensors of one shape -> one like them: `gate` itself, overwritten, without gradients."""
     gate, up = gate.contiguous(), up.contiguous()
     if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
         return _SwiGLU.apply(gate, up)

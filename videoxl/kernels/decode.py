@@ -1,7 +1,7 @@
-"""One new token a row through one layer's attention, in three kernels that a captured graph can hold.
+"""One new token per row through one layer's attention, in three kernels that a captured graph can hold.
 
-What changes from token to token and from sequence to sequence, where keys and values lie and how many there are, is
-read from device memory, not passed as arguments: a graph of these kernels serves every sequence of a model.
+The addresses and lengths of keys and values change between tokens and sequences. They are read from device memory,
+not passed as arguments, so that a graph of these kernels serves every sequence of a model.
 
 Attention to a long cache is split over the keys, so that all processors have work, and the queries of all heads of a
 group (and of all rows, where they share a prefix) go over the keys at once, so that each key is read once.
@@ -23,14 +23,14 @@ from videoxl.kernels.windows import LOG2_E, block_keys, load_halves, rotate_in_p
 _MOST_QUERIES = 64  # that go over the keys at once: more do not fit into shared memory
 
 ADDRESSES = 6
-"""Of a layer: keys, values and capacity of the rows' own storage, then of the shared prefix (zeros without one)."""
+"""Entries per layer: keys, values and capacity of the rows' own storage, then of the shared prefix (0 without one)."""
 
 OWN, PREFIX = 0, 3
 
 
 @triton.jit
 def _storage(ADDRESS, dtype: tl.constexpr):
-    """Keys, values and capacity, in positions, that stand at `ADDRESS`."""
+    """Load keys, values and capacity (in positions) from `ADDRESS`."""
     keys = tl.load(ADDRESS).to(tl.pointer_type(dtype))
     values = tl.load(ADDRESS + 1).to(tl.pointer_type(dtype))
     return tl.multiple_of(keys, 16), tl.multiple_of(values, 16), tl.load(ADDRESS + 2)
@@ -41,7 +41,7 @@ def _write_kernel(
     QKV, COS, SIN, ADDRESS, LENGTHS,
     N: tl.constexpr, N2: tl.constexpr, G: tl.constexpr, G2: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """One row: its query is rotated in place, its key and value go into the cache after what is stored."""
+    """One row: its query is rotated in place, its key and value are written after the stored positions."""
     row = tl.program_id(0)
     dtype = QKV.dtype.element_ty
     own_keys, own_values, capacity = _storage(ADDRESS, dtype)
@@ -70,10 +70,10 @@ def _split_kernel(
     N: tl.constexpr, G: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     D: tl.constexpr, SHARED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some of the keys, of one group of heads; of one row, or of as many as fit where they share the keys.
+    """Attention of one group of heads to one split of the keys: for one row, or for many rows that share the keys.
 
-    PART [programs, QUERIES, D] and WEIGHT [programs, QUERIES, 2] are written, of all splits, groups and rows. `more`:
-    positions beyond those in LENGTHS.
+    Writes its share of PART [programs, QUERIES, D] and WEIGHT [programs, QUERIES, 2]. `more`: positions beyond those in
+    LENGTHS.
     """
     GROUP: tl.constexpr = N // G
     split, group, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -118,7 +118,7 @@ def _split_kernel(
 
 @triton.jit
 def _add_up(PART, WEIGHT, positions, d, real, top, total, output):
-    """Joint softmax of what there is already and of partial ones at `positions`."""
+    """Merge the partial softmaxes at `positions` into the running one."""
     tops = tl.load(WEIGHT + positions * 2, real, other=float("-inf"))
     totals = tl.load(WEIGHT + positions * 2 + 1, real, other=0.0)
     parts = tl.load(PART + positions.to(tl.int64)[:, None] * d.shape[0] + d[None, :], real[:, None], other=0.0)
@@ -135,7 +135,7 @@ def _merge_kernel(
     N: tl.constexpr, G: tl.constexpr, OWN_SPLITS: tl.constexpr, OWN_QUERIES: tl.constexpr,
     PREFIX_SPLITS: tl.constexpr, PREFIX_QUERIES: tl.constexpr, MOST: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """One head of one row: all that `_split_kernel` made of it."""
+    """Merge the results of `_split_kernel` for one head of one row."""
     GROUP: tl.constexpr = N // G
     head, row = tl.program_id(0), tl.program_id(1)
     group, inner = head // GROUP, head % GROUP
@@ -154,7 +154,7 @@ def _merge_kernel(
 
 
 class DecodeAttention:
-    """Buffers and sizes for B rows; one for all layers, which run one after the other.
+    """Buffers and sizes for B rows; one object serves all layers, which run one after the other.
 
     Args:
         shared: whether the rows share a prefix.
@@ -188,7 +188,7 @@ class DecodeAttention:
         Args:
             qkv: [B, 1, (N + 2 G) D], queries, keys and values, not rotated yet; queries are rotated in place.
             rope: cosine and signed sine [B, 1, D].
-            addresses: [ADDRESSES] int64, where the layer's keys [B, G, capacity, D] and values lie.
+            addresses: [ADDRESSES] int64, of the layer's keys and values [B, G, capacity, D].
             lengths: [2] int32, positions stored before this one in the rows' own storage and in the prefix.
 
         Returns:
@@ -217,7 +217,7 @@ class DecodeAttention:
 
 
 class _Parts:
-    """What `_split_kernel` leaves for `_merge_kernel`; `number` of rows or of groups of rows."""
+    """Buffers that `_split_kernel` fills for `_merge_kernel`; `number`: rows, or groups of rows that share a prefix."""
 
     def __init__(self, splits: int, queries: int, number: int, groups: int, dim: int, device: torch.device):
         self.splits, self.queries, self.number = splits, queries, number

@@ -1,12 +1,12 @@
-"""Attention to stored keys that every query sees, on Hopper, where a kernel must say itself what runs beside what.
+"""Attention to stored keys that every query sees, on Hopper, where a kernel must schedule its own overlap.
 
-Two groups of four warps have 64 queries each and a warp of its own loads keys and values for both (TMA), so that one
-group's softmax runs while the other's products do. Within a group, too, the product with the values of one block is
-begun before the softmax of the next (FlashAttention-3, https://arxiv.org/abs/2407.08608, section 3); of that the
-assembler keeps the maximum beside the product, and most exponentials after it. Triton's own scheduling has no such
-order and reaches three quarters of the speed; cuDNN is faster by a tenth but plans for a second when it is first
-called. Written in Gluon, whose interface moves with Triton's versions: where it does not run, `windows.py` does
-without.
+Two groups of four warps have 64 queries each, and a separate warp loads keys and values for both (TMA), so that one
+group's softmax runs during the other's products. Within a group, the product with the values of one block also starts
+before the softmax of the next (FlashAttention-3, https://arxiv.org/abs/2407.08608, section 3); of that softmax, the
+assembler overlaps only the maximum with the product and runs most exponentials after it. Triton's own scheduling lacks
+this order and reaches three quarters of the speed; cuDNN is faster by a tenth but takes a second to plan at its first
+call. Written in Gluon, whose interface changes with Triton's versions: where it does not run, `windows.py` does not use
+it.
 
 Shape letters: B batch, T queries, N query heads, G key/value heads, D head dimension.
 """
@@ -31,10 +31,10 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 HEAD_DIMS = (64, 128)
 KEYS = 128
-"""Keys of a block: the number of keys must be a multiple of it."""
+"""Keys per block; the number of keys must be a multiple of it."""
 QUERIES = 64  # of a group of warps
 _STAGES = 2
-_REGISTERS = 168  # of a thread on average: 64 Ki for three groups of four warps
+_REGISTERS = 168  # per thread on average: 64 Ki for three groups of four warps
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # the name until Triton 3.8
 
 
@@ -65,7 +65,7 @@ def _fetch_all(
 
 @gluon.jit
 def _soften(scores, top, total, scale):
-    """Online softmax: a block's weights, and by how much all before shrinks. In base 2."""
+    """Online softmax: a block's weights, and the factor that scales down all earlier ones. In base 2."""
     new_top = gl.maximum(top, gl.max(scores, 1) * scale)
     weights = gl.exp2(scores * scale - gl.expand_dims(new_top, 1))
     shrink = gl.exp2(top - new_top)
@@ -77,7 +77,7 @@ def _attend(
     part: gl.constexpr, buffers, ready, free, OUT, SUM, out_row, rows, first, blocks, scale,
     QUERIES: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """A group of warps. OUT and SUM: of its batch and head, of `rows` rows; `first`: the first of both groups'."""
+    """A group of warps. OUT and SUM: those of its batch and head, `rows` rows; `first`: first row of both groups."""
     dtype: gl.constexpr = buffers[1].dtype
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
     RESULT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
@@ -129,7 +129,7 @@ def _stored_kernel(
     q_desc, k_desc, v_desc, OUT, SUM, rows, blocks, capacity, N, GROUP, scale,
     QUERIES: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """Two blocks of queries of one head. Heads are innermost, so that those of a group read the same keys at a time."""
+    """Two blocks of queries of one head. Heads are innermost, so that those of a group read the same keys together."""
     dtype: gl.constexpr = k_desc.dtype
     head = gl.program_id(0) % N
     first = gl.program_id(0) // N * (2 * QUERIES)
@@ -169,7 +169,7 @@ def _stored_kernel(
             (_fetch_all, (descs, buffers, ready, free, place, blocks, QUERIES, KEYS, D, STAGES)),
         ],
         [4, 1],
-        [232, 40],  # registers a thread, of 64 Ki; the first group has what these leave of the average
+        [232, 40],  # registers per thread; the first group gets the rest of three times `_REGISTERS`
     )
 
 
@@ -204,7 +204,7 @@ def _described(rows: Tensor, number: int, dim: int) -> TensorDescriptor:
 
 
 def check(device: torch.device, dtype: torch.dtype, dim: int) -> None:
-    """Compare with plain attention on a few blocks. Raises whatever the compiler does, or `RuntimeError`."""
+    """Compare with plain attention on a few blocks. Raises the compiler's errors, or `RuntimeError` if they differ."""
     generator = torch.Generator().manual_seed(0)
     shape, heads = (1, 1, 3 * KEYS, dim), 2
     query, *cache = (

@@ -1,4 +1,4 @@
-"""Rows of a matrix in FP8 with a scale each, in one kernel: what a product in FP8 takes as its input."""
+"""Convert the rows of a matrix to FP8 with one scale each, in one kernel: the input of a product in FP8."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Products of a few rows with large weights, as decoding needs them: each weight is read once, at the memory's speed.
+"""Products of a few rows with large weights, as decoding needs them: each weight is read once, at memory bandwidth.
 
-What stands after a product in a decoder layer is done on the way: bias, SwiGLU of two products, the residual sum. A
-decoded token is hundreds of kernels of which the small ones take as long as it takes to start them, so there is one for
-queries, keys and values, and one for gate and up. (The norm before a product is a kernel of its own: every block would
-have to do it again, which costs more than it saves.)
+The operations after a product in a decoder layer are fused into it: bias, SwiGLU of two products, the residual sum. A
+decoded token takes hundreds of kernels, and the small ones take only as long as their launch, so there is one for
+queries, keys and values, and one for gate and up. (The norm before a product is a separate kernel: every block would
+have to repeat it, which costs more than it saves.)
 
 Shape letters: R rows, K inputs, n outputs.
 """
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-MOST_ROWS = 16  # the fewest that tensor cores take at a time
+MOST_ROWS = 16  # the smallest tile of the tensor cores
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def _thin_kernel(
     BIASED: tl.constexpr, SUMMED: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, INPUTS: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some outputs of all rows. Three weights lie one after the other in OUT; with GATED two make one output."""
+    """Some outputs of all rows. Outputs of three weights are side by side in OUT; with GATED, two weights give one."""
     block = tl.program_id(0)
     total = n0
     weight, bias, n, offset = W0, B0, n0, 0
@@ -76,11 +76,11 @@ def thin_product(
     residual: Tensor | None = None,
     gated: bool = False,
 ) -> Tensor:
-    """Products of x with one to three weights, one after the other.
+    """Products of x with one to three weights, concatenated.
 
     Args:
         x: [R, 1, K], contiguous, R up to `MOST_ROWS`.
-        linears: layers whose weights [n, K] are taken, with their biases where the first has one.
+        linears: layers with weights [n, K]; their biases are added if the first has one.
         residual: [R, 1, n] to add.
         gated: silu(first product) * second product instead of both.
 
@@ -108,6 +108,6 @@ def thin_product(
 def _configuration(outputs: int) -> tuple[int, int, int, int]:
     """(outputs and inputs of a block, warps, stages): enough blocks to keep all processors reading.
 
-    On an H100 2.5 TB/s for 18,944 x 3,584, as PyTorch's product reaches too; 1.7 for 3,584 x 3,584 (1.8).
+    On an H100: 2.5 TB/s for 18,944 x 3,584, the same as PyTorch; 1.7 TB/s for 3,584 x 3,584 (PyTorch: 1.8).
     """
     return (16, 256, 2, 4) if outputs <= 8192 else (32, 128, 4, 4)

@@ -26,18 +26,18 @@ from videoxl.kernels import last_line
 
 BLOCK_QUERIES, _WARPS = 128, 8
 LOG2_E = 1.4426950408889634
-STORED_FROM = 2048  # positions in the cache from which on another kernel begins with them: see `_begin`
+STORED_FROM = 2048  # cached positions from which a faster kernel attends to them first: see `_begin`
 
 
 def query_blocks(parts: Sequence[tuple[int, int]]) -> Tensor:
-    """Blocks of queries of windows that lie one after the other.
+    """Blocks of queries for consecutive windows.
 
     Args:
         parts: positions of each window, and how many of them are beacons.
 
     Returns:
-        [blocks, 4] int32: place of the block's first query, first place and end of its window, and beacons that earlier
-        windows leave. Those with most keys come first.
+        [blocks, 4] int32: position of the block's first query, start and end of its window, and beacons that earlier
+        windows leave. Blocks with the most keys come first.
     """
     rows, start, left = [], 0, 0
     for length, beacons in parts:
@@ -48,13 +48,13 @@ def query_blocks(parts: Sequence[tuple[int, int]]) -> Tensor:
 
 @triton.jit
 def rotated(first, second, cos, sin, dtype):
-    """Both halves of rotated heads; `sin` is that of the second half, where it has its own sign."""
+    """Both halves of rotated heads; `sin` is the table's second half, whose sign is unchanged."""
     return (first * cos - second * sin).to(dtype), (second * cos + first * sin).to(dtype)
 
 
 @triton.jit
 def load_halves(at, real, HALF: tl.constexpr):
-    """Both halves, float32, of the heads whose first halves lie at `at`."""
+    """Both halves, float32, of the heads whose first halves are at `at`."""
     first = tl.load(at, real, other=0.0).to(tl.float32)
     return first, tl.load(at + HALF, real, other=0.0).to(tl.float32)
 
@@ -67,7 +67,7 @@ def store_halves(at, real, first, second, HALF: tl.constexpr):
 
 @triton.jit
 def rotate_in_place(at, real, cos, sin, dtype, HALF: tl.constexpr):
-    """RoPE on the heads whose first halves lie at `at`."""
+    """RoPE on the heads whose first halves are at `at`."""
     first, second = load_halves(at, real, HALF)
     first, second = rotated(first, second, cos, sin, dtype)
     store_halves(at, real, first, second, HALF)
@@ -140,7 +140,7 @@ def _attend_kernel(
     N: tl.constexpr, GROUP: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr,
     STAGES: tl.constexpr, BEGUN: tl.constexpr,
 ):  # fmt: skip
-    """A block of queries of one head. Heads are innermost, so that those of a group read the same keys at a time."""
+    """A block of queries of one head. Heads are innermost, so that those of a group read the same keys together."""
     head = tl.program_id(0) % N
     block = BLOCKS + (tl.program_id(0) // N) * 4
     batch = tl.program_id(1).to(tl.int64)
@@ -152,7 +152,7 @@ def _attend_kernel(
     rows = tl.load(PERMUTATION + own, own < end, other=0).to(tl.int64)
     query = tl.load(Q + batch * q_batch + rows[:, None] * q_row + head * D + d[None, :], own[:, None] < end, other=0.0)
     to = OUT + batch * out_batch + rows[:, None] * out_row + head * D + d[None, :]
-    if BEGUN:  # attention to the first `begun` positions stands there already, with the base-2 logarithm of its sum
+    if BEGUN:  # OUT and SUM already hold attention to the first `begun` positions, and the base-2 logarithm of its sum
         output = tl.load(to, own[:, None] < end, other=0.0).to(tl.float32)
         top = tl.load(SUM + batch * sum_batch + head * sum_head + rows, own < end, other=0.0)
         total = tl.full([QUERIES], 1.0, tl.float32)
@@ -162,7 +162,7 @@ def _attend_kernel(
         total = tl.zeros([QUERIES], tl.float32)
 
     positions = tl.arange(0, KEYS)
-    # Loads through descriptors give zeros after the end.
+    # Loads through descriptors return zeros past the end.
     keys, values = _rows(CACHE_K, CACHE_V, batch * cache_batch + group * cache_head, seen, KEYS, D)
     whole = seen // KEYS * KEYS
     for at in tl.range(begun, whole, KEYS, num_stages=STAGES):
@@ -199,14 +199,14 @@ def window_attention(
     stored: int,
     scaling: float,
 ) -> Tensor:
-    """Attention of windows to the cache and to themselves; their beacons are left in the cache.
+    """Attention of windows to the cache and to themselves; writes their beacons into the cache.
 
     Args:
         query: [B, T, N D], grouped, not rotated yet; it is rotated in place. key, value: [B, T, G D].
         rope: cosine and signed sine [1, T, D] of the rows. memory_rope: [1, b, D], of beacons in the cache.
         permutation, positions: [T] int64, as in `WindowLayout`. blocks: `query_blocks` of the windows, on the device.
         cache: keys and values [B, G, capacity, D], contiguous but for the batch; capacity >= stored + b.
-        stored: M.
+        stored: M, cached positions before these windows.
 
     Returns:
         [B, T, N D], grouped.
@@ -235,16 +235,16 @@ def window_attention(
 
 
 def _begin(query: Tensor, cache: tuple[Tensor, Tensor], stored: int, scale: float) -> tuple[int, Tensor, Tensor]:
-    """Attention of all windows to the first stored positions, where a GPU has a faster kernel for them.
+    """Attention of all windows to the first stored positions, if there is a faster kernel for this GPU.
 
     Returns:
-        How many positions; the output [B, T, N D] and the base-2 logarithm of its sum [B, N, T], not filled with 0 of
-        them.
+        The number of these positions, the output [B, T, N D], and the base-2 logarithm of its sum, float32 [B, N, T].
+        With 0 positions the output is uninitialised and the sum empty.
     """
     if stored >= STORED_FROM and query.is_contiguous() and all(kind.is_contiguous() for kind in cache):
         fast = _fast_for(query.device, query.dtype, cache[0].shape[-1])
         if fast is not None:
-            step = math.lcm(fast.KEYS, block_keys(query.device)[0])  # what goes on takes whole blocks as well
+            step = math.lcm(fast.KEYS, block_keys(query.device)[0])  # the next kernel takes whole blocks as well
             begun = stored // step * step
             return begun, *fast.attend_stored(query, cache, begun, scale)
     return 0, torch.empty_like(query), query.new_empty(0, 0, 0, dtype=torch.float32)
@@ -252,7 +252,7 @@ def _begin(query: Tensor, cache: tuple[Tensor, Tensor], stored: int, scale: floa
 
 @lru_cache
 def _fast_for(device: torch.device, dtype: torch.dtype, dim: int):
-    """The module with such a kernel, tried once; or None, with a warning where there should be one."""
+    """The module with such a kernel, checked once; else None, with a warning if it should have worked."""
     if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device)[0] != 9:
         return None
     try:
@@ -275,10 +275,10 @@ def _fast_for(device: torch.device, dtype: torch.dtype, dim: int):
 
 @lru_cache
 def block_keys(device: torch.device) -> tuple[int, int]:
-    """Keys of a block and stages of the loop over them: as many as shared memory holds.
+    """Keys per block and stages of the loop over them: as many as shared memory holds.
 
     On an H100 128 keys in three stages reach 463 TFLOP/s in windows at 20,000 positions (64 keys: 445; in two stages:
-    330), and 2.1 TB/s in decoding at 36,864 (64 keys: 1.7 to 2.0). 99 KB, as of Ada, hold half.
+    330), and 2.1 TB/s in decoding at 36,864 (64 keys: 1.7 to 2.0). The 99 KB of Ada hold half.
     """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
     if capability[0] in (9, 10):

@@ -1,1 +1,1 @@
-"""Pictures and videos: which frames, decoded by whom, resized how, and as pixel values."""
+"""Pictures and videos: choose frames, decode them, resize them, turn them into pixel values."""

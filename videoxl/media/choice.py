@@ -1,4 +1,4 @@
-"""Which frames of a video are read: a pure function of their times. Free of torch and of decoders."""
+"""Choose the frames of a video to read: a pure function of their times. Free of torch and of decoders."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class FrameChoice:
     """Which frames of a video to read.
 
     Attributes:
-        num_frames: that many, uniform over the interval (`np.linspace(0, total - 1, n, dtype=int)`, the published
+        num_frames: this many, uniform over the interval (`np.linspace(0, total - 1, n, dtype=int)`, the published
             rule); all of them where there are fewer.
-        fps: that many a second instead: the frames shown at `start + k / fps`.
+        fps: frames per second instead: those shown at `start + k / fps`.
         by_average_rate: with `fps`, frame `int(k * rate / fps)` instead, k up to the last whole moment, where `rate` is
             the file's average: the rule behind the published VNBench scores.
-        max_frames: an upper bound; where `fps` would give more, this many are taken uniformly.
-        start, end: interval in seconds; None as `end`: to the end of the file.
+        max_frames: an upper bound; where more would be chosen, this number is taken uniformly.
+        start, end: interval in seconds, `end` excluded; None as `end`: to the end of the file.
     """
 
     num_frames: int | None = None
@@ -65,7 +65,7 @@ class FrameChoice:
         return f"from {self.start:g} s on" if self.end is None else f"from {self.start:g} s to {self.end:g} s"
 
     def indices(self, info: VideoInfo) -> np.ndarray:
-        """Frame numbers, ascending, each once: [n] int64."""
+        """Frame numbers, ascending, unique: [n] int64. Raises `VideoError` if the interval holds no frame."""
         times = info.timestamps
         inside = np.flatnonzero((times >= self.start) & (times < (np.inf if self.end is None else self.end)))
         if not len(inside):

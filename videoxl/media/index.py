@@ -1,4 +1,4 @@
-"""What a video file holds, found from its packets: every frame's time, the keyframes, size, rotation, damage.
+"""The content of a video file, read from its packets: frame times, keyframes, size, rotation, damage.
 
 Containers lie about frame counts or do not give them (Matroska, a stream that was cut), so the packets are read once;
 only the first frame is decoded. Free of torch, since it also runs in the decoder process.
@@ -15,20 +15,20 @@ import numpy as np
 
 from videoxl.errors import VideoError
 
-# HEVC says it for pictures of one temporal layer only, VP9 not at all; AV1's decoder takes one setting for good.
+# HEVC marks unreferenced frames only within a temporal layer, VP9 not at all; AV1's decoder reads the setting once.
 SAYS_WHAT_IS_REFERRED_TO = ("h264", "mpeg1video", "mpeg2video", "mpeg4")
 
 
 @dataclass
 class VideoInfo:
-    """What a file holds; n is its number of frames.
+    """The content of a file; n is its number of frames.
 
     Attributes:
         timestamps: [n] float64, seconds from the first frame, ascending.
-        width, height: of a frame as it is shown, rotation applied.
+        width, height: pixels of a frame as it is shown, rotation applied.
         fps: average frames a second.
         rotation: degrees, counterclockwise, by which decoded frames are turned to be shown.
-        damage: what is wrong with the file although part of it can be used; None where nothing is.
+        damage: a sentence if only a part of the file can be used; else None.
     """
 
     path: str
@@ -54,7 +54,7 @@ class VideoInfo:
 class VideoIndex:
     """`info`, and the times of all frames and of keyframes in the stream's time base (int64, ascending).
 
-    `timed` is false where the file gives no times: then `pts` are frame numbers, to be counted from the start.
+    `timed` is false if the file gives no times: then `pts` are frame numbers, counted from the start.
     """
 
     info: VideoInfo
@@ -67,7 +67,7 @@ def index_video(path: str) -> VideoIndex:
     """Read a file's packets.
 
     Raises:
-        VideoError: no such file, not a video, no video stream, not one frame; the message says which.
+        VideoError: no such file, a folder, not a video, no video stream, no frame; the message says which.
     """
     if not Path(path).exists():
         raise VideoError(f"no such video: {path}")
@@ -81,7 +81,7 @@ def index_video(path: str) -> VideoIndex:
         damage = _damage(container, stream, len(set(pts)), end, broken) if pts else broken
         base, rate = float(stream.time_base), float(stream.average_rate or 0)
         codec = stream.codec_context.name
-    with open_container(path) as container:  # anew: a stream that was read to its end need not seek back
+    with open_container(path) as container:  # opened again: a stream read to its end may not seek back
         first = next(decode_frames(container, container.streams.video[0]), None)
     if first is None:
         raise VideoError(f"{path}: not one frame can be decoded ({codec})")
@@ -123,11 +123,11 @@ def open_container(path: str):
 
 
 def decode_frames(container, stream, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
-    """Frames in the order they are shown; packets that do not decode are passed over.
+    """Frames in the order they are shown; packets that do not decode are skipped.
 
     Args:
-        wanted: times of frames that must be among them. Where the codec says so, others that no frame refers to are
-            left out: half of the work in many files, and of an undamaged one not a bit of the rest changes.
+        wanted: times of frames that must be yielded. Where the codec marks them, other frames that none refers to are
+            skipped: half the work in many files, and in an undamaged one the other frames stay bit-identical.
     """
     packets = container.demux(stream)
     says = stream.codec_context.name in SAYS_WHAT_IS_REFERRED_TO
@@ -154,8 +154,8 @@ def decode_frames(container, stream, wanted: Collection[int] | None = None) -> I
 
 
 def _read_packets(container, stream) -> tuple[list[int] | None, list[int], float, str | None]:
-    """Frame times (None where packets do not say), keyframe times, the end of all streams in seconds from the file's
-    start, and what stopped the reading."""
+    """Frame times (None if packets have none), keyframe times, the end of all streams in seconds from the file's
+    start, and the error that stopped reading, if any."""
     pts, keyframes, end, broken, complete = [], [], 0.0, None, True
     start = (container.start_time or 0) / av.time_base
     try:
@@ -179,7 +179,7 @@ def _read_packets(container, stream) -> tuple[list[int] | None, list[int], float
 
 
 def _damage(container, stream, num_frames: int, end: float, broken: str | None) -> str | None:
-    """A sentence where the file promises more than it gives."""
+    """One sentence if the file declares more than can be read, or reading stopped early; else None."""
     declared = float(container.duration / av.time_base) if container.duration else 0.0
     lost = stream.frames - num_frames if stream.frames else 0
     # An edit list hides frames without loss; then nothing is missing in time.

@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 from videoxl.errors import PictureError
 
 MAX_PIXELS = 178_956_970
-"""Largest picture that is opened: Pillow's own limit for a decompression bomb's error (a 16k x 11k picture)."""
+"""Pixels of the largest picture that is opened: Pillow's limit for its decompression-bomb error (16k x 11k)."""
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Formats that a path is taken for a picture by; anything else is opened as a video."""
+"""A file in one of these formats is opened as a picture; any other file as a video."""
 
 _NEXT_JPEG = b"\xff\xd9\xff\xd8\xff"  # an end marker with a start marker right after it
 _LOOKED_AT = 1 << 24  # bytes; the first picture of a video ends within them
@@ -42,14 +42,14 @@ def load_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of a picture as it is shown, from its header alone. Raises `PictureError` as `load_picture`."""
+    """(width, height) of a picture as it is shown, from its header only. Raises `PictureError` as `load_picture`."""
     with _opened(path) as picture:
         turned = picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
         return picture.size[::-1] if turned else picture.size
 
 
 def is_picture_file(path: Path) -> bool:
-    """Whether a file is a picture that is not animated, nor JPEG pictures in a row (raw MJPEG). Nothing is decoded."""
+    """Whether a file is one picture: not animated, not a run of JPEGs (raw MJPEG). Nothing is decoded."""
     if not path.is_file():  # a pipe would block
         return False
     try:
@@ -60,7 +60,7 @@ def is_picture_file(path: Path) -> bool:
                     return not _is_followed_by_jpeg(path)
                 # A camera's MPO holds the same picture twice: for depth, or for two eyes.
                 return picture.format == "MPO" or not getattr(picture, "is_animated", False)
-    except Exception:  # whatever a damaged file makes Pillow raise: it is no picture then
+    except Exception:  # Pillow raises many types for damaged files: such a file is no picture
         return False
 
 
@@ -100,7 +100,7 @@ def _name(source) -> str:
 
 
 def best_grid(width: int, height: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The (width, height) of `grids` that keeps most of a picture's pixels, then wastes least."""
+    """The (width, height) among `grids` that keeps the most pixels of a picture, then wastes the least area."""
 
     def merit(grid: tuple[int, int]) -> tuple[int, int]:
         scale = min(grid[0] / width, grid[1] / height)
@@ -142,7 +142,7 @@ def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.I
 def parse_grids(pinpoints, side: int) -> list[tuple[int, int]]:
     """`image_grid_pinpoints` in any published form: a list, its repr, or `(1x1),...,(6x6)` in units of `side`.
 
-    `published` stands for the list of the published training scripts; see `published_grids`.
+    `published` means the list of the published training scripts; see `published_grids`. Raises `PictureError`.
     """
     if pinpoints == "published":
         return published_grids(side)
@@ -164,5 +164,5 @@ def parse_grids(pinpoints, side: int) -> list[tuple[int, int]]:
 
 
 def published_grids(side: int, most: int = 49) -> list[tuple[int, int]]:
-    """Every grid of 2 to `most` tiles, (side a, side b) with a outermost: 200 of them for 49 tiles."""
+    """Every grid of 2 to `most` tiles as (side * a, side * b), `a` in the outer loop: 200 grids for 49 tiles."""
     return [(side * a, side * b) for a in range(1, most + 1) for b in range(1, most // a + 1) if a * b >= 2]

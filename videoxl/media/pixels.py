@@ -35,7 +35,7 @@ class VideoXLImageProcessor:
 
     Args:
         size: side S of the square that the model reads.
-        image_mean, image_std: of each channel, for values from 0 to 1.
+        image_mean, image_std: one number per channel, for values from 0 to 1.
     """
 
     def __init__(self, size: int = 336, image_mean: Sequence[float] = CLIP_MEAN, image_std: Sequence[float] = CLIP_STD):
@@ -64,7 +64,7 @@ class VideoXLImageProcessor:
     __call__ = preprocess
 
     def resize(self, images) -> Tensor:
-        """Anything that `preprocess` takes -> uint8 [F, S, S, 3]: pixels that still want `normalize`."""
+        """Anything that `preprocess` takes -> uint8 [F, S, S, 3]: pixels not yet normalised."""
         return torch.cat([self.resize_and_crop(frames) for frames in _batches(images)])
 
     def resize_and_crop(self, frames: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class VideoXLImageProcessor:
 
 @lru_cache(maxsize=16)
 def _on(device: torch.device, *values: float) -> Tensor:
-    """Copied to the device once: every such copy waits for all that a GPU has yet to do."""
+    """Cached per device: every such copy waits for all queued GPU work."""
     with torch.inference_mode(False):  # an inference tensor kept here could not be used in training
         return torch.tensor(values, device=device)
 
@@ -129,7 +129,7 @@ def resize_fixed_point(
     Args:
         frames: uint8 [F, H, W, 3].
         height, width: size of the whole result.
-        rows, columns: the part of the result that is wanted.
+        rows, columns: the part of the result to compute.
 
     Returns:
         uint8 [F, rows, columns, 3].

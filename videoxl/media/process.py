@@ -1,4 +1,4 @@
-"""Decoding in a child process that can be killed: the only way to end a decoder that hangs inside C code.
+"""Decode in a child process that can be killed: the only way to stop a decoder that hangs inside C code.
 
 The child writes messages to its standard output: a length, a JSON header, and the bytes that the header announces. It
 is started from a command line, not by `multiprocessing`, so that it never imports the user's script, and it imports
@@ -40,7 +40,7 @@ class DecoderProcess:
     """A child that indexes a file and decodes chosen frames; see `videoxl.media.stream.open_video` for the arguments.
 
     Attributes:
-        info: what the file holds. indices: [n] int64, the frames that were chosen.
+        info: the file's `VideoInfo`. indices: [n] int64, the chosen frames.
     """
 
     def __init__(self, path: str, choice, backend: str, side: int, decoder_scaler: bool, timeout: float):
@@ -62,14 +62,14 @@ class DecoderProcess:
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *(path for path in sys.path if isinstance(path, str) and path)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with this object)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with this object)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, json.dumps(request)],
             stdin=subprocess.PIPE,  # held open: the child ends when it is closed, however this process ends
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=environment,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then kills the child
+            start_new_session=True,  # Ctrl-C reaches only the parent, which then kills the child
         )
         try:
             header, payload = self._receive()
@@ -83,7 +83,7 @@ class DecoderProcess:
     def frames(self) -> Frames:
         """Yield (frame number, uint8 [S, S, 3]); ends the child when done, closed or interrupted.
 
-        A thread takes frames from the child meanwhile, so that decoding goes on while the model computes.
+        A thread reads frames from the child meanwhile, so that decoding continues while the model computes.
         """
         self._ahead = ReadAhead(self._messages(), QUEUED_FRAMES)
         try:
@@ -94,7 +94,7 @@ class DecoderProcess:
             self.close()
 
     def _messages(self) -> Generator[tuple[dict, bytes], None, None]:
-        """Frames as they come, up to the message that ends them."""
+        """Frames as they arrive, up to the end message."""
         while True:
             message = self._receive()
             if message[0]["kind"] == "end":
@@ -151,7 +151,7 @@ class DecoderProcess:
 
 
 def _importable(backend: str) -> str:
-    """Where the child imports a decoder. Raises `VideoError` for one of the main script, which it does not run."""
+    """The path by which the child imports a decoder. Raises `VideoError` for one defined in the main script."""
     place = place_of(DECODERS.get(backend))
     if place.startswith("__main__:"):
         raise VideoError(

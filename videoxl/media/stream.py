@@ -1,7 +1,7 @@
 """Open a video, choose frames, stream them in bounded chunks with their true times.
 
-Frames go through the model's exact resize as they are decoded, so that only small frames of one chunk are held. With a
-`timeout` a child process decodes, and is killed if it makes no progress.
+Frames are resized exactly as the model needs while they are decoded, so only the small frames of one chunk are held.
+With a `timeout` a child process decodes, and is killed if it makes no progress.
 
 Shape letters: F frames of a chunk, n frames chosen, S side of the model's input.
 """
@@ -42,7 +42,7 @@ class FrameChunk:
     image_processor: VideoXLImageProcessor = field(repr=False)
 
     def pixels(self, device: torch.device, dtype: torch.dtype, part: slice = slice(None)) -> torch.Tensor:
-        """Pixel values [F, 3, S, S] of `part`; the 8-bit frames travel, normalisation happens on `device`."""
+        """Pixel values [F, 3, S, S] of `part`; frames are copied as 8 bits and normalised on `device`."""
         return self.image_processor.normalize(torch.from_numpy(self.frames[part]).to(device), dtype)
 
 
@@ -50,9 +50,9 @@ class FrameStream:
     """Chosen frames of one video as `FrameChunk`s; iterating decodes. Close it (or use `with`) to end early.
 
     Attributes:
-        info: what the file holds.
-        indices: frame numbers that were chosen, [n].
-        notes: sentences about what is not as asked (fewer frames than wanted, damage), for the user to see.
+        info: the file's `VideoInfo`.
+        indices: frame numbers that were chosen, [n] int64.
+        notes: sentences for the user about differences from the request (fewer frames, damage).
         source: `path` and `fps`, for the record that a `VideoMemory` keeps.
     """
 
@@ -120,7 +120,7 @@ class FrameStream:
 
 
 def probe_video(path: str) -> VideoInfo:
-    """What a video file holds; see `index_video` for errors."""
+    """The content of a video file; see `index_video` for errors."""
     from videoxl.media.index import index_video
 
     return index_video(str(path)).info
@@ -139,15 +139,15 @@ def open_video(
 
     Args:
         backend: `pyav` (default), `decord`, `torchcodec`, or a decoder that was registered (`media/decoders`).
-        timeout: seconds without a frame after which decoding is ended; the work then runs in a process of its own,
-            which also decodes ahead while the model computes. None: decode here, while iterating.
+        timeout: seconds without a frame after which decoding is stopped; with it, decoding runs in its own process,
+            which also decodes ahead while the model computes. None: decode in this process, while iterating.
         decoder_scaler: let the decoder scale (faster, a little different from the exact resize; PyAV only).
         chunk: frames held at once.
 
     Raises:
         VideoError, VideoTimeoutError: the message names the file and what is wrong with it.
     """
-    # PyAV is imported when a file is opened: training on frames that are made, not read, can do without it.
+    # PyAV is imported only when a file is opened: training on generated frames works without it.
     from videoxl.media.decode import decode_resized
     from videoxl.media.decoders import check_decoder
     from videoxl.media.index import index_video

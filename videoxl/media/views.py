@@ -1,4 +1,4 @@
-"""Pictures to pixel values: the views that `image_aspect_ratio` asks for."""
+"""Turn pictures into pixel values: the views that `image_aspect_ratio` asks for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def process_images(images: Sequence, image_processor: VideoXLImageProcessor, mod
         images: anything that `load_picture` opens: paths, PIL pictures, uint8 arrays [H, W, 3].
 
     Returns:
-        `anyres`: [views, 3, S, S] a picture, view 0 the whole picture, stacked where all have equally many views.
+        `anyres`: [views, 3, S, S] per picture, view 0 the whole picture; stacked if all have equally many views.
         `pad`, `square` or None: [pictures, 3, S, S].
     """
     resized = [resize_views(image, image_processor, model_cfg) for image in images]

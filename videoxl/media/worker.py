@@ -21,7 +21,7 @@ def main() -> None:
     """Answer one request on standard output."""
     _die_with_parent()
     output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get between the messages
+    os.dup2(2, 1)  # prints of libraries must not get between the messages
     request = json.loads(sys.argv[1])
     try:
         if request["backend"] not in DECODERS.names():  # registered by the parent, in a module of its own
@@ -37,7 +37,7 @@ def main() -> None:
         _send(output, {"kind": "end"})
     except VideoXLError as error:
         _send(output, {"kind": "error", "type": type(error).__name__, "message": str(error)})
-    except BrokenPipeError:  # the parent closed the stream: it has what it wants
+    except BrokenPipeError:  # the parent closed the stream: it needs no more
         os._exit(0)
 
 
@@ -48,7 +48,7 @@ def _send(output, header: dict, payload: bytes = b"") -> None:
 
 
 def _die_with_parent() -> None:
-    """End when the parent does, however that happens: its end of our standard input is closed then."""
+    """Exit when the parent does, for any reason: our standard input is closed then."""
 
     def watch() -> None:
         sys.stdin.buffer.read()

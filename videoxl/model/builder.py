@@ -1,4 +1,4 @@
-"""The loader under its published path; it lives in `videoxl.model.loading`."""
+"""The loader under its published import path; it is defined in `videoxl.model.loading`."""
 
 from videoxl.model.loading import load_pretrained_model
 

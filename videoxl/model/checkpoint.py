@@ -1,4 +1,4 @@
-"""What `from_pretrained` adds: beacon weights that a base model lacks, and no other difference passed over."""
+"""Strict `from_pretrained`: fills in beacon weights that a base model lacks; any other difference is an error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CheckpointLoadingMixin(_Model):
 
         Args:
             may_lack: prefixes of parameters that the checkpoint may lack, for training that starts from a language
-                model and brings its own projector and tower; they keep their initialisation.
+                model with a new projector and tower; they keep their initialisation.
 
         Raises:
             CheckpointError: keys that are missing, unexpected or of another shape; the message lists them.
@@ -65,7 +65,7 @@ class CheckpointLoadingMixin(_Model):
 
     @torch.no_grad()
     def copy_missing_beacon_weights(self, missing: set[str]) -> set[str]:
-        """Start absent beacon weights as copies: projections of their twins, the embedding of `eos`.
+        """Initialise missing beacon weights as copies: projections of their twins, the embedding of `eos`.
 
         Returns:
             The names among `missing` that were filled.

@@ -1,4 +1,4 @@
-"""What a checkpoint's `config.json` holds: Qwen2's keys plus `beacon_*`, `mm_*` and `image_*`."""
+"""The keys of a checkpoint's `config.json`: Qwen2's plus `beacon_*`, `mm_*` and `image_*`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class VideoXLConfig(Qwen2Config):
     """Configuration of `LlavaQwenForCausalLM`.
 
     The names are those of the published checkpoints. `mm_vision_config` is this project's addition: the vision
-    tower's own configuration, so that a checkpoint with a tower of another shape is enough by itself.
+    tower's own configuration, so that a checkpoint with a tower of another shape is self-contained.
     """
 
     model_type = "llava_qwen"
@@ -64,7 +64,7 @@ class VideoXLConfig(Qwen2Config):
 
     @property
     def active_ratios(self) -> list[int]:
-        """The ratios that a plan draws from: none but 0 where compression is switched off."""
+        """The ratios that a plan draws from: only 0 if compression is switched off."""
         return list(self.beacon_ratio) if self.enable_beacon else [0]
 
 

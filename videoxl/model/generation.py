@@ -1,7 +1,7 @@
-"""`generate`, `summarize` and what ties a summarised sequence to transformers' generation loop.
+"""`generate`, `summarize` and the hooks that connect a summarised sequence to transformers' generation loop.
 
-The prompt is read up to the text after its last visual span by the runner; the rest, and every new token, is
-ordinary Qwen2 decoding on the `SummaryCache`, driven by transformers.
+The runner reads the prompt up to the text after its last visual span; the rest, and every new token, is ordinary
+Qwen2 decoding on the `SummaryCache`, driven by transformers.
 
 Shape letters: B batch, L tokens of the expanded prompt, t tokens of a step.
 """
@@ -64,8 +64,8 @@ class VideoXLGenerationMixin(GenerationMixin):
             inputs: [B, L'] int64 with `IMAGE_TOKEN_INDEX` once for each visual span (or as `input_ids=`).
             images, modalities: as in `forward`.
             beacon_skip_first, beacon_skip_last: first visual token and first token after the span. Found from the
-                placeholder; given ones are checked against it.
-            memory: a `VideoMemory` that stands for the first visual span; `images` then holds the later ones only,
+                placeholder; if given, they are only checked against it.
+            memory: a `VideoMemory` that replaces the first visual span; `images` then holds only the later ones,
                 which are read with the memory's ratio.
             ratio: compression ratio of this call; None: `config.beacon_ratio`. A memory has its own.
             compressor: how visual tokens become positions, by name; None: by beacons. A memory has its own.
@@ -118,7 +118,7 @@ class VideoXLGenerationMixin(GenerationMixin):
             drawn = chooser if memory is None else memory.reader.planner.chooser
             ensure_room(self, frames, drawn.least(), rows=len(input_ids), may_choose=memory is None, compressor=method)
         if memory is not None:
-            cache, chooser = memory.finalize_for_query(len(input_ids))  # later visual spans draw on, as in one sequence
+            cache, chooser = memory.finalize_for_query(len(input_ids))  # later visual spans continue its draws
             rest = Prompt(prompt.texts[1:], prompt.suffixes)
         else:
             cache, rest = SummaryCache(len(self.model.layers)), prompt
@@ -140,7 +140,7 @@ class VideoXLGenerationMixin(GenerationMixin):
             return super().generate(expanded, *args, **kwargs)
 
     def _is_greedy(self, args: tuple, given: dict) -> bool:
-        """Whether `generate` will take the likeliest token each time, as far as its arguments say."""
+        """Whether `generate` will decode greedily, as far as its arguments say."""
         config = given.get("generation_config") or (args[0] if args else None)
 
         def said(name: str):
@@ -160,7 +160,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         timer: StageTimer | None = None,
         compressor: str | Compressor | None = None,
     ) -> VideoMemory:
-        """Read a video once, to be asked about any number of times.
+        """Read a video once, so that any number of questions can be asked about it.
 
         Args:
             frames: pixel values [F, 3, S, S], an iterable of such chunks, or a stream of `FrameChunk`s
@@ -175,7 +175,7 @@ class VideoXLGenerationMixin(GenerationMixin):
             A `VideoMemory` that grows with `extend`, answers through `generate(..., memory=...)` and can be saved.
 
         Raises:
-            MemoryLimitError: a number of frames that is known beforehand and does not fit on the GPU.
+            MemoryLimitError: the number of frames is known beforehand and does not fit on the GPU.
         """
         memory = VideoMemory.start(self, prefix_ids, ratio, compressor)
         memory.extend(frames, progress, timer)
@@ -198,7 +198,7 @@ class VideoXLGenerationMixin(GenerationMixin):
     # -- hooks of transformers' generation loop ------------------------------------------------------------------
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> Tensor:
-        """Positions count what is stored, not the expanded prompt; only those of the text still to be read are made."""
+        """Positions count what is stored, not the expanded prompt; returns those of the text that is still unread."""
         cache = model_kwargs.get(CACHE)
         if not isinstance(cache, SummaryCache):
             return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
@@ -216,7 +216,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         if isinstance(cache, SummaryCache) and model_inputs.get("attention_mask") is not None:
             stored = cache.get_query_offset() + model_inputs["input_ids"].shape[1]
             mask = model_inputs["attention_mask"][:, -stored:]
-            # transformers drops a mask of ones itself from 5.18 on; before, it would cost the unmasked fast path.
+            # transformers drops a mask of ones itself from 5.18 on; before, it would prevent the unmasked fast path.
             model_inputs["attention_mask"] = mask if cache.has_padding else None
         return model_inputs
 
@@ -227,7 +227,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         cache = model_kwargs.get(CACHE)
         if isinstance(cache, SummaryCache) and expand_size > 1:
             repeat_rows(cache, expand_size, self.config._attn_implementation)
-        return super()._expand_inputs_for_generation(  # type: ignore[misc]  # the mixin is used in a model alone
+        return super()._expand_inputs_for_generation(  # type: ignore[misc]  # the mixin is only used in a model
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
 
@@ -235,7 +235,7 @@ class VideoXLGenerationMixin(GenerationMixin):
 def _check_skip(prompt: Prompt, lengths: list[int], first: int | None, last: int | None) -> None:
     found = prompt.texts[0].shape[1]
     if first is not None and first != found:
-        raise PromptError(f"beacon_skip_first is {first}, but the placeholder stands at {found}; leave it out")
+        raise PromptError(f"beacon_skip_first is {first}, but the placeholder is at {found}; leave it out")
     if last is not None and prompt.num_spans == 1 and last != found + lengths[0]:
         raise PromptError(
             f"beacon_skip_last is {last}, but the visual tokens end at {found + lengths[0]} ({found} before them, "

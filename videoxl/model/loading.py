@@ -1,4 +1,4 @@
-"""`load_pretrained_model`: a checkpoint folder to tokenizer, model, image processor and context length."""
+"""`load_pretrained_model`: load tokenizer, model, image processor and context length from a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from videoxl.model.decoder.fp8 import to_fp8
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.towers import find_tower_folder, tower_class
 
-# A small share of the weights, a large one of the error.
+# A small share of the weights, but a large share of the quantisation error.
 UNQUANTIZED = ["model.vision_tower", "model.mm_projector", "lm_head"]
 _VISUAL_PREFIXES = ("model.vision_tower.", "model.mm_projector.")
 
@@ -46,9 +46,9 @@ def load_pretrained_model(
         model_path: a checkpoint folder, or a hub id; with `model_base`, a folder that holds a projector
             (`mm_projector.bin` or `.safetensors`) or a LoRA adapter, which is merged.
         model_base: the checkpoint or plain Qwen2 model that `model_path` builds on.
-        model_name, multimodal: kept for callers of the published loader; what a folder holds decides.
+        model_name, multimodal: ignored, kept for callers of the published loader; the folder's content decides.
         load_8bit, load_4bit: quantise the decoder's weights through bitsandbytes (extra `quant`).
-        load_fp8: put the decoder's products in FP8; see `to_fp8`.
+        load_fp8: run the decoder's matrix products in FP8; see `to_fp8`.
         device_map: as in transformers; `auto` uses the GPUs there are, or the CPU.
         attn_implementation: `sdpa` (default), `eager` or `flash_attention_2` (falls back to sdpa where not installed).
         customized_config: a configuration to use in place of the checkpoint's.
@@ -62,6 +62,7 @@ def load_pretrained_model(
     Raises:
         CheckpointError: a missing folder or file, keys or shapes that do not fit; the message names them.
         ConfigError: a configuration that asks for something Video-XL does not contain.
+        MissingDependencyError: bitsandbytes, peft or OpenCLIP is needed and not installed.
     """
     path, base = Path(model_path), None if model_base is None else Path(model_base)
     adapter = (path / "adapter_config.json").is_file()
@@ -123,7 +124,7 @@ def _read_config(path: Path, base: Path | None, custom: VideoXLConfig | None, ov
         setattr(config, key, value)
     found = tower_class(config)
     if found is not None:
-        # Found now, while it is known where `path` is; saved with the model, it makes a checkpoint stand by itself.
+        # Resolved now, while `path` is known; saved with the model, it makes a checkpoint self-contained.
         found.complete(config, path)
     return config
 
@@ -177,7 +178,7 @@ def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsA
 
 
 def _load_base(base: Path, path: Path, kwargs: dict) -> tuple[LlavaQwenForCausalLM, set[str]]:
-    """The base, with the tower's own weights where it is a plain language model; and projector keys it lacks."""
+    """The base model, with the tower's own weights if it lacks a tower; and the projector keys that it lacks."""
     model, info = LlavaQwenForCausalLM.from_pretrained(
         base, may_lack=_VISUAL_PREFIXES, output_loading_info=True, **kwargs
     )
@@ -186,7 +187,7 @@ def _load_base(base: Path, path: Path, kwargs: dict) -> tuple[LlavaQwenForCausal
         if folder is None:
             raise CheckpointError(
                 f"{base} has no vision tower, and the folder {model.config.mm_vision_tower!r} that the configuration "
-                "names is not here; put it there, or beside the checkpoint"
+                "names does not exist; put it at that path, or beside the checkpoint"
             )
         model.model.vision_tower.load_weights(folder)
     lacking = {key for key in info["missing_keys"] if key.startswith("model.mm_projector.")}
@@ -194,10 +195,13 @@ def _load_base(base: Path, path: Path, kwargs: dict) -> tuple[LlavaQwenForCausal
 
 
 def load_projector(model: LlavaQwenForCausalLM, path: Path) -> None:
-    """Weights from `mm_projector.safetensors` or `.bin`, whose keys end in the projector's own names.
+    """Load weights from `mm_projector.safetensors` or `.bin`, whose keys end in the projector's own names.
 
     Args:
         path: the file, or the folder that holds it.
+
+    Raises:
+        CheckpointError: no such file, an unreadable one, or weights that do not fit.
     """
     if not path.exists():
         raise CheckpointError(f"no such projector: {path}")
@@ -258,6 +262,6 @@ def _image_processor(path: Path, base: Path | None, model: LlavaQwenForCausalLM)
 
 
 def get_model_name_from_path(model_path: str) -> str:
-    """A folder's last name; for a `checkpoint-N` folder its parent's too."""
+    """The last part of a path; for a `checkpoint-N` folder, prefixed by its parent's name."""
     parts = str(model_path).strip("/").split("/")
     return "_".join(parts[-2:]) if parts[-1].startswith("checkpoint-") else parts[-1]

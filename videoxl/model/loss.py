@@ -1,10 +1,10 @@
 """The loss of a batch of prompts, with gradients through the cache (docs/explanation/training.md).
 
-All windows of a video, or as many as `TRAINED_AT_ONCE` lets, go through a layer together (`windows_step`): so there is
-enough to do for a GPU at once, and wrappers that gather a layer's weights do so once for all of them.
+All windows of a video, or as many as `TRAINED_AT_ONCE` allows, go through a layer together (`windows_step`). This
+keeps the GPU busy, and wrappers that gather a layer's weights do so once for all windows.
 
-Several processes train one model, and each has another prompt: more windows, no video at all. Data-parallel wrappers
-need every process to run the same modules in the same order, or they wait for each other for ever. So before a batch is
+Several processes train one model, each on a different prompt: more windows, no video at all. Data-parallel wrappers
+need every process to run the same modules in the same order, or they wait forever. So before a batch is
 read the processes synchronise how often each part runs, and those with less to do add dummy passes whose loss counts
 zero. The order is the same everywhere: vision, text, windows, text, head.
 
@@ -38,13 +38,13 @@ from videoxl.model.runner import group_limit, warn_of_unsummarised
 from videoxl.model.visual import VisualSpan, encode_frames, iter_features
 from videoxl.utils.transfer import send
 
-LOGITS_AT_ONCE = 1024 * 152_064  # made for the loss: 0.6 GB in fp32, 1024 rows of Qwen2's vocabulary
-TRAINED_AT_ONCE = 24_576 * 18_944  # of the MLP's middle in one layer: 17 windows of a 7B model, 0.9 GB in 16 bits
+LOGITS_AT_ONCE = 1024 * 152_064  # computed for the loss: 0.6 GB in fp32, 1024 rows of Qwen2's vocabulary
+TRAINED_AT_ONCE = 24_576 * 18_944  # MLP activations in one layer: 17 windows of a 7B model, 0.9 GB in 16 bits
 
 LabelHook = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Logits [n, V] float32 and labels [n] int64 of rows that learn something -> what cross entropy is computed from.
+"""Logits [n, V] float32 and labels [n] int64 of labelled rows -> the pair that cross entropy is computed from.
 
-For data sources whose labels say more than an id; labels that are `IGNORE_INDEX` never reach it.
+For data sources whose labels encode more than an id; rows labelled `IGNORE_INDEX` never reach it.
 """
 
 
@@ -64,10 +64,10 @@ class PassCounts:
 
 
 Sync = Callable[[PassCounts], PassCounts]
-"""Gives the largest counts over all processes; a collective call."""
+"""Returns the largest counts over all processes; a collective call."""
 
 AT_LEAST = PassCounts(vision=1, decoder=3, head=1)
-"""What several processes run even if none of them has a picture, so that every parameter has a gradient."""
+"""The fewest passes that several processes run, even without visual input, so that every parameter has a gradient."""
 
 
 @dataclass
@@ -78,12 +78,12 @@ class TrainingOptions:
         questions_per_video: rows of `input_ids` that share the prefix and visual input of one row of `images`.
         position_gap_max: largest number of RoPE positions left out at random before a window and before text after
             one (0: none), so that positions beyond the length of the training samples are seen.
-        gap_seed: of those draws.
+        gap_seed: seed of those draws.
         bptt_windows: windows at the end of a prompt through which gradients flow; None: all. Windows before them are
-            read without, except those that hold evidence.
-        evidence: for each visual span, visual tokens as half-open ranges that hold what the answer needs.
-        sync: makes all processes run the same passes; None in a single one.
-        label_hook: what a data source makes of its labels before the loss; None: they are ids.
+            read without gradients, except those that hold evidence.
+        evidence: for each visual span, the half-open ranges of visual tokens that the answer needs.
+        sync: makes all processes run the same passes; None for a single process.
+        label_hook: how a data source converts its logits and labels before the loss; None: labels are ids.
         compressor: how visual tokens become positions, by name; None: by beacons.
     """
 
@@ -112,7 +112,8 @@ def training_loss(
         spans: visual input of every `questions_per_video`-th row.
 
     Returns:
-        The summed loss (a scalar with gradient), the number of labelled tokens, and the cache after the last text.
+        The summed loss (float32 scalar with gradient), the number of labelled tokens (int64 scalar), and the cache
+        after the last text.
     """
     inner = model.model
     times = options.questions_per_video
@@ -125,13 +126,13 @@ def training_loss(
     method = get_compressor(options.compressor)
     mine = _count_passes(inner, shared, groups, spans, int(count), method)
     wanted = mine if options.sync is None else options.sync(mine).maximum(AT_LEAST)
-    # Vision first, in one go: the order is the same in every process then.
+    # Vision first, for all spans: then the order is the same in every process.
     features = [torch.cat(list(iter_features(inner, span)), dim=1) for span in spans]
     dummies = _DummyPasses(model)
     if options.sync is not None:
         dummies.encode(wanted.vision - mine.vision)
         for feature in features:
-            # Without it, a visual span that no gradient reaches would not take part in the backward pass.
+            # Otherwise a visual span that no gradient reaches would not take part in the backward pass.
             dummies.keep(feature[:, :1])
     texts, suffix = _embed_once(inner, shared, prompt.suffixes)
     together = options.sync is not None
@@ -169,9 +170,9 @@ def training_loss(
 
 
 def _context_rows(prompt: Prompt, times: int) -> list[Tensor]:
-    """Texts before each visual span, a row a video; rows that share one must have the same."""
+    """Texts before each visual span, one row per video; rows that share a video must have the same texts."""
     if len(prompt.suffixes) % times:
-        raise BatchError(f"{len(prompt.suffixes)} rows cannot be {times} questions each about one video")
+        raise BatchError(f"{len(prompt.suffixes)} rows cannot be grouped into {times} questions for each video")
     firsts = [text[::times] for text in prompt.texts]
     if any(not torch.equal(text, first.repeat_interleave(times, dim=0)) for text, first in zip(prompt.texts, firsts)):
         raise BatchError("questions that share a video need the same text before it")
@@ -179,7 +180,7 @@ def _context_rows(prompt: Prompt, times: int) -> list[Tensor]:
 
 
 def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: Rows) -> tuple[list[Tensor], Tensor]:
-    """Embeddings of all text in one call, in any number of segments: `texts` and the padded suffix, [B, t, H]."""
+    """Embeddings of all text in one call, whatever the number of segments: `texts` and the padded suffix, [B, t, H]."""
     padded, _ = suffixes.pad(0, "right")
     segments = [*texts, padded]
     ids = torch.cat([segment.flatten() for segment in segments])
@@ -190,7 +191,7 @@ def _embed_once(inner: VideoXLModel, texts: list[Tensor], suffixes: Rows) -> tup
 
 
 def _in_backward_pass(embeds: Tensor) -> Tensor:
-    """An input that asks for a gradient even if nothing after it learns, so that all steps share one backward pass."""
+    """An input that requires a gradient even if nothing before it learns, so that all steps share one backward pass."""
     return embeds if embeds.requires_grad else embeds.detach().requires_grad_()
 
 
@@ -209,13 +210,13 @@ def _count_passes(
 
 
 def _head_rows(vocab_size: int) -> int:
-    """Rows of logits to make at once."""
+    """Rows of logits to compute at once."""
     return max(1, LOGITS_AT_ONCE // vocab_size)
 
 
 @dataclass(frozen=True)
 class WindowGroup:
-    """Windows of one visual span that are read together, with gradients or all without."""
+    """Windows of one visual span that are read together, all with gradients or all without."""
 
     windows: tuple[Window, ...]
     flows: bool
@@ -224,7 +225,7 @@ class WindowGroup:
 def _plan_groups(
     config: VideoXLConfig, chooser: RatioChooser, lengths: list[int], rows: int, options: TrainingOptions
 ) -> list[list[WindowGroup]]:
-    """The windows of each visual span in reading order. A window that keeps everything is text: it goes alone."""
+    """The windows of each visual span in reading order. A window with ratio 0 is read by itself, like text."""
     limit = group_limit(config, rows, TRAINED_AT_ONCE)
     flowing = _flowing_windows(lengths, config.beacon_window, options)
     planned = []
@@ -289,16 +290,16 @@ class _Gaps:
         self._rng = np.random.default_rng(options.gap_seed)
 
     def leave(self, cache: GradientCache) -> int:
-        """Leave some out now; returns all that were left out so far."""
+        """Leave some positions out now; returns the number left out so far."""
         if self._largest:
             cache.position_gap += int(self._rng.integers(self._largest + 1))
         return cache.position_gap
 
 
 class _LabelledRows:
-    """Collects the hidden states that have to predict something; most of a long video has none.
+    """Collects the hidden states of labelled tokens; most of a long video has none.
 
-    With `keep_all` steps without any stay connected to the loss, so that all of them take part in the backward pass.
+    With `keep_all`, steps without labels stay connected to the loss, so that they take part in the backward pass.
     """
 
     def __init__(self, keep_all: bool, label_hook: LabelHook | None):
@@ -309,14 +310,14 @@ class _LabelledRows:
 
     def add(self, hidden: Tensor, targets: Tensor) -> None:
         """hidden [B, t, H] before the final norm, targets [B, t] already shifted, on the CPU."""
-        positions = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]  # targets lie on the CPU: nobody waits for this
+        positions = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]  # on the CPU, so no wait for a GPU
         if not (self._keep_all or len(positions)):
             return
         self._rows.append(hidden.flatten(0, 1).index_select(0, send(positions, hidden.device)))
         self._wanted.append(targets.flatten()[positions])
 
     def sum_loss(self, norm: torch.nn.Module, head: torch.nn.Module, passes: int, at_once: int) -> Tensor:
-        """Cross entropy summed over all rows, through `passes` passes of the head with `at_once` rows each."""
+        """Cross entropy summed over all rows, in `passes` passes of the head with up to `at_once` rows each."""
         device = self._rows[-1].device
         rows = norm(torch.cat([part.to(device) for part in self._rows]))
         wanted = send(torch.cat(self._wanted), device)
@@ -337,7 +338,7 @@ class _LabelledRows:
 
 
 class _DummyPasses:
-    """Passes on nothing, kept in the graph with weight zero.
+    """Dummy passes, kept in the autograd graph with weight zero.
 
     Attributes:
         total: zero, connected to every dummy pass.
@@ -369,7 +370,7 @@ class _DummyPasses:
         tokens = _in_backward_pass(tokens)
         for _ in range(passes):
             self.keep(self._inner.windows_step(tokens, self._cache, [Window(0, tokens.shape[1], ratio, 0)]))
-        # The keys and values that nobody reads, too: DeepSpeed counts the outputs of a module that gradients reach.
+        # Keep the unread keys and values, too: DeepSpeed counts the outputs of a module that gradients reach.
         for layer in self._cache.layers:
             for key, value in layer.kv_chunks[-1:]:
                 self.keep(key)

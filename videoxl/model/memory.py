@@ -1,4 +1,4 @@
-"""Video memory: a video read once, asked any number of times, extended, saved and loaded.
+"""Video memory: read a video once, ask about it any number of times, extend, save and load it.
 
 Shape letters: R rows, F frames, M stored positions, b beacons, N key/value heads, D head dimension, H hidden size.
 """
@@ -41,9 +41,9 @@ class VideoMemory:
         reader: plan, pending tokens and windows of the video's visual span.
         prefix_ids: ids of the text before the video.
         timestamps: seconds of each frame, NaN where unknown. indices: number of each frame in its file, -1 if unknown.
-        source: what is known of the file (`path`, `fps`), empty for bare tensors.
+        source: `path` and `fps` of the file, empty for bare tensors.
         notes: sentences about how it was read, for the user to see.
-        rows: videos that are read side by side, equally long; 1 but for what `fork(rows)` makes.
+        rows: number of videos, equally long, that are read side by side; 1 unless it comes from `fork(rows)`.
     """
 
     def __init__(self, model, cache: SummaryCache, reader: SpanReader, prefix_ids: list[int]):
@@ -71,12 +71,12 @@ class VideoMemory:
         ratio: int | None = None,
         compressor: str | Compressor | None = None,
     ) -> VideoMemory:
-        """A memory that has read its prefix and no frame yet."""
+        """A memory that has read its prefix and no frame yet. Raises `PromptError` for a placeholder in it."""
         method = get_compressor(compressor)
         chooser = make_chooser(model.config, None, ratio, compressor=method)
         prefix = torch.as_tensor(prefix_ids, device=model.model.input_device).reshape(1, -1)
         if (prefix < 0).any():
-            raise PromptError("prefix_ids holds a placeholder; give the text before the video alone")
+            raise PromptError("prefix_ids holds a placeholder; give only the text before the video")
         cache = SummaryCache(len(model.model.layers))
         if prefix.shape[1]:
             model.model.text_step(model.model.embed_tokens(prefix), cache)
@@ -95,10 +95,12 @@ class VideoMemory:
     def extend(
         self, frames: Tensor | Iterable, progress: Progress | None = None, timer: StageTimer | None = None
     ) -> None:
-        """Read more frames; takes what `summarize` takes. Host memory holds one chunk at a time.
+        """Read more frames; takes the `frames` that `summarize` takes. Host memory holds one chunk at a time.
 
         Raises:
-            MemoryLimitError: a number of frames that is known beforehand and does not fit on the GPU.
+            MemoryLimitError: the number of frames is known beforehand and does not fit on the GPU.
+            MemoryFileError: the memory is closed, or an earlier `extend` was interrupted.
+            BatchError: a memory of several videos, or pixels of another shape.
         """
 
         self.check_whole()
@@ -128,13 +130,13 @@ class VideoMemory:
 
     @torch.no_grad()
     def extend_tokens(self, tokens: Tensor, timestamps: Sequence[float] | None = None) -> None:
-        """Read frames whose visual tokens were made before (`frame_tokens`); times in seconds, if known.
+        """Read frames whose visual tokens are computed already (`frame_tokens`); timestamps in seconds, if known.
 
         Args:
             tokens: [F, t, H], or [R, F, t, H] for several rows.
 
         Raises:
-            BatchError: other numbers of rows, or of timestamps.
+            BatchError: the number of rows or of timestamps does not match.
         """
         self.check_whole()
         tokens = tokens if tokens.dim() == 4 else tokens.unsqueeze(0)
@@ -152,16 +154,17 @@ class VideoMemory:
         """Another memory of the same frames that grows independently; storage is shared until both write.
 
         Args:
-            rows: that many videos that begin alike and go on with different frames, equally many (`extend_tokens`);
-                what they have in common stays stored once. `row` takes one of them out, to be asked.
+            rows: number of videos that begin alike and continue with different frames, equally many
+                (`extend_tokens`). Their common part is stored once if the attention back end allows it. `row` takes
+                one video out, so that it can be asked.
 
         Raises:
-            BatchError: rows of a memory that has several.
+            BatchError: `rows` is not 1 and this memory has several already.
         """
         self.check_whole()
         if rows != 1 and self.rows != 1:
             raise BatchError(f"a memory of {self.rows} videos cannot be forked into rows; take one out with row()")
-        self._closed = None  # what a question has left after the last window would be in the fork's way
+        self._closed = None  # else a question's positions after the last window would make the fork copy the cache
         cache = self.cache.fork()
         reader = self.reader.fork(cache)
         if rows > 1:
@@ -189,9 +192,9 @@ class VideoMemory:
         return other
 
     def _read(self, tokens: Tensor, timestamps: list[float], indices: list[int], hidden: Tensor | None):
-        """Hand [R, F, t, H] visual tokens to the reader; returns the last one's hidden state, or `hidden`."""
+        """Hand visual tokens [R, F, t, H] to the reader; returns the last hidden state [R, 1, H], or `hidden`."""
         self._closed = None
-        self._torn = True  # until plan, cache and timeline agree again
+        self._torn = True  # until plan, cache and timeline are consistent again
         hidden = last_hidden(self.reader.push(tokens.flatten(1, 2)), hidden)
         self.timestamps += timestamps
         self.indices += indices
@@ -201,7 +204,9 @@ class VideoMemory:
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def check_prompt(self, model, prompt: Prompt) -> None:
-        """Raise `PromptError` unless every row of `prompt` begins with this memory's prefix and a visual span."""
+        """Raise `PromptError` unless every row of `prompt` begins with this memory's prefix and a visual span.
+
+        Raises `MemoryFileError` if another model made this memory."""
         self.check_whole()
         if model is not self._model() and model_fingerprint(model) != self.fingerprint:
             raise MemoryFileError(
@@ -218,13 +223,13 @@ class VideoMemory:
 
     @torch.no_grad()
     def finalize_for_query(self, num_rows: int = 1) -> tuple[SummaryCache, RatioChooser]:
-        """A cache for a question, pending tokens read too, and the state of the ratio's draws after it.
+        """A cache for a question, with pending tokens read, and the ratio chooser to continue with after it.
 
-        This memory does not change. Pending tokens are read for the first question alone.
+        The content of this memory does not change. Pending tokens are read only for the first question.
         """
         self.check_whole()
         if self.rows > 1:
-            raise BatchError(f"this memory has {self.rows} videos; take the one to be asked out with row()")
+            raise BatchError(f"this memory has {self.rows} videos; take out the one to ask with row()")
         with self._closing:
             if self._closed is None:
                 self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
@@ -240,7 +245,7 @@ class VideoMemory:
         return cache, reader.planner.fork().chooser
 
     def close(self) -> None:
-        """Give back what the memory holds on the device; it cannot be used any more. Forks of it can."""
+        """Release the device memory; this memory cannot be used any more, but its forks can."""
         self._is_closed, self._closed = True, None
         self.cache = SummaryCache(0)
         self.reader.cache, self.reader.pending = self.cache, None
@@ -252,7 +257,7 @@ class VideoMemory:
         self.close()
 
     def check_whole(self) -> None:
-        """Raise `MemoryFileError` where the memory was closed, or an `extend` was interrupted inside a window."""
+        """Raise `MemoryFileError` if the memory is closed, or if an `extend` was interrupted while reading."""
         if self._is_closed:
             raise MemoryFileError("this memory is closed; read the video again, or load the memory's file")
         if self._torn:
@@ -273,12 +278,12 @@ class VideoMemory:
 
     @property
     def num_pending(self) -> int:
-        """Visual tokens that wait for their window to fill."""
+        """Number of visual tokens that do not fill a window yet."""
         return 0 if self.reader.pending is None else self.reader.pending.shape[1]
 
     @property
     def summary_length(self) -> int:
-        """Positions that a question finds: the stored ones and what the pending tokens will leave."""
+        """Number of positions that a question sees: the stored ones and those that the pending tokens will leave."""
         self.check_whole()
         if not self.num_pending:
             return self.cache.get_query_offset()
@@ -287,7 +292,7 @@ class VideoMemory:
 
     @property
     def ratios(self) -> list[int]:
-        """Compression ratios of the windows, each once, ascending; those to draw from where none was read yet."""
+        """Compression ratios of the windows, unique and ascending; before the first window, those to draw from."""
         return sorted(set(self.cache.window_ratios)) or list(self.reader.planner.chooser.ratios)
 
     @property
@@ -297,7 +302,7 @@ class VideoMemory:
         return self._fingerprint
 
     def beacon_spans(self) -> np.ndarray:
-        """Time span in seconds of every stored visual position, [b, 2] float64: first and last frame it sums up."""
+        """Time span in seconds of every stored visual position, [b, 2] float64: first and last frame it summarises."""
         tokens_a_frame = self.num_visual_tokens // max(self.num_frames, 1)
         times = np.asarray(self.timestamps, dtype=np.float64)
         spans = [span for window in self.reader.windows for span in self.reader.compressor.spans(window)]
@@ -307,7 +312,7 @@ class VideoMemory:
         return np.stack([times[first // tokens_a_frame], times[(stop - 1) // tokens_a_frame]], axis=1)
 
     def info(self) -> dict:
-        """Numbers that describe this memory; what `videoxl info` prints."""
+        """Facts about this memory, as `videoxl info` prints them."""
         self.check_whole()
         known = [time for time in self.timestamps if time == time]
         return {
@@ -329,7 +334,11 @@ class VideoMemory:
     # -- files -------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write this memory to one safetensors file; it appears whole or not at all."""
+        """Write this memory to one safetensors file; it appears whole or not at all.
+
+        Raises:
+            MemoryFileError: the file exists and `overwrite` is false, or it cannot be written.
+            BatchError: a memory of several videos. ConfigError: a compressor that is not registered."""
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; save them one by one, taken out with row()")
@@ -337,7 +346,7 @@ class VideoMemory:
         write_memory(self.state(), Path(path), overwrite)
 
     def state(self) -> MemoryState:
-        """All that a file must hold, as plain values and tensors."""
+        """The content of this memory's file, as plain values and tensors."""
         layers = [_first_row(layer) for layer in self.cache.layers]
         chooser = self.reader.planner.chooser
         return MemoryState(
@@ -358,7 +367,7 @@ class VideoMemory:
 
     @classmethod
     def from_state(cls, model, state: MemoryState) -> VideoMemory:
-        """A memory of `model`, whose fingerprint the state has. Takes the layers out of the state."""
+        """A memory of `model`, whose fingerprint the state has. Removes the layers from the state."""
         cache = SummaryCache(len(state.layers))
         for index, layer in enumerate(cache.layers):
             pair, state.layers[index] = state.layers[index], None  # else all layers would be held twice
@@ -367,7 +376,7 @@ class VideoMemory:
         limit = model.config.max_position_embeddings
         chooser = RatioChooser(state.ratios, state.ratio_mix, state.window, limit)
         reader = SpanReader(model.model, cache, chooser, get_compressor(state.compressor))
-        # A memory holds full windows only, so the plan is found again by planning as many.
+        # A memory holds only full windows, so planning as many again restores the plan.
         reader.windows = [reader.planner.next_window(state.window) for _ in state.window_ratios]
         cache.restore(len(state.prefix_ids) + reader.planner.position, state.window_ratios)
         if state.pending is not None:
@@ -379,13 +388,13 @@ class VideoMemory:
 
     @classmethod
     def load(cls, path: str | Path, model) -> VideoMemory:
-        """Read a memory that `model` (the same weights, dtype and quantisation) made."""
+        """Read a memory that `model` (the same weights, dtype and quantisation) made. Raises `MemoryFileError`."""
         state = read_memory(Path(path), model_fingerprint(model), layer_devices(model))
         return cls.from_state(model, state)
 
 
 def layer_devices(model) -> list[torch.device]:
-    """Where each decoder layer's part of a cache lies."""
+    """The device of each decoder layer's part of a cache."""
     return [layer.self_attn.q_proj.weight.device for layer in model.model.layers]
 
 

@@ -1,4 +1,4 @@
-"""Kinds of visual input: how the frames or views of one become visual tokens, and how many.
+"""Kinds of visual input: how the frames or views of an input become visual tokens, and how many.
 
 Shape letters: B rows, F frames or views, P patches in raster order, t visual tokens, H hidden size.
 """
@@ -25,18 +25,18 @@ class Modality(ABC):
     """One kind of visual input. A prompt holds `<image>` for each, whatever its kind.
 
     Attributes:
-        name: what a caller and a record call it.
+        name: its name in calls and in data records.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def num_tokens(self, num_views: int, num_patches: int, config: VideoXLConfig) -> int:
-        """Visual tokens of an input with so many frames or views, known before anything is encoded."""
+        """Visual tokens of an input with `num_views` frames or views, known before anything is encoded."""
 
     @abstractmethod
     def num_passes(self, lengths: Sequence[int], chunk: int) -> int:
-        """Calls of the tower that `iter_tokens` makes, for rows with so many frames or views."""
+        """Calls of the tower that `iter_tokens` makes for rows with these numbers of frames or views."""
 
     @abstractmethod
     def iter_tokens(
@@ -57,7 +57,7 @@ class Modality(ABC):
 
 
 class Video(Modality):
-    """Frames: each pooled to fewer tokens, one frame after the other (144 a frame in the published geometry)."""
+    """Frames: each pooled to fewer tokens, one frame after the other (144 per frame in the published geometry)."""
 
     name = "video"
 
@@ -130,6 +130,6 @@ def visual_length(num_views: int, num_patches: int, modality: str, config: Video
 def _encode_together(
     encode: Encode, parts: Sequence[Tensor], chunk: int, then: Callable[[Tensor], Tensor] = lambda features: features
 ) -> Tensor:
-    """Frames of all rows of a batch through as few passes as may be; `then` makes less of each pass's features."""
+    """Encode the frames of all rows in as few passes as possible; `then` reduces each pass's features."""
     together = parts[0] if len(parts) == 1 else torch.cat(list(parts))
     return torch.cat([then(encode(part)) for part in together.split(chunk)])

@@ -58,15 +58,15 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         self.post_init()
 
     def enable_input_require_grads(self) -> None:
-        """Nothing. peft asks for it, for a kind of checkpointing that is not used here.
+        """Do nothing. peft calls it for a kind of checkpointing that is not used here.
 
-        A tower that is frozen would keep everything for a backward pass that nobody needs.
+        It would make a frozen tower keep its activations for a backward pass that is not needed.
         """
 
     def save_pretrained(self, *args, **kwargs) -> None:
         """As in transformers. Raises `ConfigError` for a model in FP8, whose weights no checkpoint holds."""
         if getattr(self, "weights_format", None) == "fp8":
-            raise ConfigError("weights in FP8 are made for a run and not saved; load without load_fp8 to save a model")
+            raise ConfigError("weights in FP8 are for one run and are not saved; load without load_fp8 to save a model")
         super().save_pretrained(*args, **kwargs)
 
     def get_vision_tower(self) -> nn.Module | None:
@@ -95,7 +95,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
 
         Args:
             input_ids: [B, L] int64, `IMAGE_TOKEN_INDEX` once for each visual span.
-            attention_mask: [B, L], zero for padding, which may stand anywhere.
+            attention_mask: [B, L], zero for padding, which may be anywhere.
             labels: [B, L] int64 (the value at a placeholder is ignored), `IGNORE_INDEX` where nothing is learnt.
             images: flat list, row by row, of pixel values [frames or views, 3, S, S].
             image_sizes: accepted for compatibility; `unires` and `flat` do not need them.
@@ -110,6 +110,9 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
             `logits` without labels: [B, t, V], of the text after the last visual span where there are images (rows
             shorter than the longest are padded on the right); then the output's cache holds the summarised sequence.
             `window_ratios` with images: the ratio of every window.
+
+        Raises:
+            PromptError, BatchError, PlanError: see `split_prompt`, `arrange_spans` and `RatioChooser`.
         """
         if images is None and training_options is None:
             if input_ids is not None and input_ids.shape[1] > 1 and (input_ids == IMAGE_TOKEN_INDEX).any():
@@ -126,10 +129,10 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
                 kwargs,
             )
         if one_cache(cache, past_key_values) is not None or inputs_embeds is not None:
-            raise PromptError("images go with input_ids and a fresh cache; leave the cache and inputs_embeds out")
+            raise PromptError("images need input_ids and a fresh cache; leave out the cache and inputs_embeds")
 
         if input_ids is None:
-            raise PromptError("images go with input_ids, and there are none")
+            raise PromptError("images need input_ids, but none were given")
         model = self.model
         prompt = split_prompt(input_ids, attention_mask, labels)
         options = training_options or TrainingOptions()
@@ -168,7 +171,7 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         logits_to_keep,
         kwargs,
     ) -> CausalLMOutputWithPast:
-        """Text alone: plain Qwen2 on any cache, or text after a summarised sequence on a `SummaryCache`."""
+        """Text only: plain Qwen2 on any cache, or text after a summarised sequence on a `SummaryCache`."""
         if not isinstance(cache, SummaryCache):
             return super().forward(
                 input_ids=input_ids,

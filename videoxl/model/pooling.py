@@ -14,10 +14,13 @@ from videoxl.errors import ConfigError
 
 
 def pool_patches(features: Tensor, stride: int, mode: str) -> Tensor:
-    """Pool a square grid of patches: [F, P, H] -> [F, P / stride^2, H], raster order kept.
+    """Pool a square grid of patches: [F, P, H] -> [F, (sqrt(P) // stride)^2, H], raster order kept.
 
     Args:
         mode: `average` or `max`.
+
+    Raises:
+        ConfigError: the patches form no square, or one narrower than `stride`.
     """
     frames, patches, hidden = features.shape
     side = math.isqrt(patches)
@@ -26,7 +29,7 @@ def pool_patches(features: Tensor, stride: int, mode: str) -> Tensor:
             f"cannot pool {patches} patches with stride {stride}: they must form a square at least as wide"
         )
     if mode == "average" and side % stride == 0:
-        # As a mean it keeps nothing for the backward pass, and needs no other order of axes.
+        # A mean saves no activations for the backward pass and needs no permutation of axes.
         cells = side // stride
         grid = features.reshape(frames, cells, stride, cells, stride, hidden)
         return grid.mean(dim=(2, 4)).flatten(1, 2)

@@ -12,7 +12,7 @@ from videoxl.model.configuration import VideoXLConfig
 
 
 def build_projector(config: VideoXLConfig) -> nn.Module:
-    """`linear`, `identity`, or `mlpNx_gelu`: N linear layers with exact GELU between them.
+    """`linear`, `identity`, or `mlpNx_gelu`: N linear layers with exact GELU between them. Raises `ConfigError`.
 
     Parameter names are the published ones: `mm_projector.0`, `mm_projector.2`, ... for the MLP.
     """
@@ -36,6 +36,6 @@ def build_projector(config: VideoXLConfig) -> nn.Module:
 
 
 def count_projector(config: VideoXLConfig) -> int:
-    """Parameters of the projector, from its sizes alone. Raises `ConfigError` as `build_projector`."""
+    """Number of the projector's parameters, from its sizes only. Raises `ConfigError` as `build_projector`."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_projector(config).parameters())

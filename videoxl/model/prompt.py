@@ -21,7 +21,7 @@ class Rows:
     """Ids of B rows of any lengths, on the CPU. A training batch has hundreds, so they are handled together.
 
     Attributes:
-        values: [B, t_max] int64, each row from the left; what stands after its end means nothing.
+        values: [B, t_max] int64, each row left-aligned; values after its end are meaningless.
         lengths: [B] int64; the longest is t_max.
     """
 
@@ -72,7 +72,7 @@ class Prompt:
     """Rows of equal structure: text, visual span, text, ..., visual span, text.
 
     Attributes:
-        texts: [B, t] ids before each visual span, equally long in every row (t may be 0). One entry a visual span.
+        texts: [B, t] int64 ids before each visual span, equally long in every row (t may be 0). One entry per span.
         suffixes: ids after the last visual span, of any lengths.
         labels: `texts`' and `suffixes`' labels in the same form, or None.
     """
@@ -88,13 +88,13 @@ class Prompt:
 
 
 def split_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None) -> Prompt:
-    """Take rows of `input_ids` [B, L] apart at their placeholders; padding (mask 0) is dropped wherever it stands.
+    """Split rows of `input_ids` [B, L] at their placeholders; padding (mask 0) is dropped wherever it is.
 
-    The result lies on the CPU: every look at a row on a GPU would wait for all that the GPU has yet to do. It may share
-    memory with what is given.
+    The result is on the CPU: each access to a row on a GPU would wait for all queued work. It may share memory with the
+    arguments.
 
     Raises:
-        PromptError: an id below 0 that is no placeholder, no token after the last visual span, or shapes that differ.
+        PromptError: a negative id other than the placeholder, no token after the last visual span, or unequal shapes.
         BatchError: rows that differ in their number of visual spans or in the lengths of text before a visual span.
     """
     if input_ids.dim() != 2:
@@ -150,17 +150,17 @@ def _find_cuts(positions: np.ndarray) -> list[int]:
 
 
 def _split(rows: np.ndarray, cuts: list[int], suffix_lengths: np.ndarray) -> tuple[list[Tensor], Rows]:
-    """Texts before each of `cuts`, and what stands after the last one, `suffix_lengths` [B] tokens."""
+    """Texts before each of `cuts`, and the suffix after the last one, `suffix_lengths` [B] tokens."""
     edges = [-1, *cuts]
     texts = [torch.from_numpy(rows[:, left + 1 : right]) for left, right in zip(edges[:-1], edges[1:])]
     return texts, Rows(rows[:, edges[-1] + 1 :], suffix_lengths)
 
 
 def shifted_labels(prompt: Prompt, span_lengths: list[int], times: int = 1) -> list[Tensor]:
-    """What each step's tokens have to predict: labels moved left once over the whole expanded sequence.
+    """The targets of each step's tokens: labels shifted left by one over the whole expanded sequence.
 
     Args:
-        times: rows that share what stands before the suffix; labels there are those of the first of them.
+        times: number of rows that share everything before the suffix; its labels there are those of the first row.
 
     Returns:
         [B / times, t] for each text and each visual span in order, then [B, t] for the suffix (padded on the right).
@@ -179,7 +179,8 @@ def shifted_labels(prompt: Prompt, span_lengths: list[int], times: int = 1) -> l
 
 
 def transform_input_id(input_ids: Tensor, num_tokens: int, special_token: int) -> Tensor:
-    """The expanded prompt that `generate` returns: the placeholder in ids [B, L] as `num_tokens` of `special_token`."""
+    """Expand ids [B, L] as `generate` does: the first row's first placeholder column becomes `num_tokens` of
+    `special_token`."""
     positions = (input_ids == IMAGE_TOKEN_INDEX).nonzero()
     if len(positions) == 0:
         raise PromptError("input_ids holds no <image> placeholder to expand")

@@ -1,4 +1,4 @@
-"""Whether the GPU that a model lies on has room for a video."""
+"""Check whether a model's GPU has room for a video."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def ensure_room(
     compressor: Compressor | None = None,
     free: int | None = None,
 ) -> None:
-    """`ensure_fits` for a model on one GPU; one that is spread over several, or has a tower of unknown cost, passes.
+    """`ensure_fits` for a model on one GPU. No check for several GPUs, the CPU, or a tower of unknown cost.
 
     Args:
         ratio: the smallest one that a window may take; 0, which keeps everything, is not checked.
-        free: bytes to be had; None: what the model's GPU has left, PyTorch's own reserve included.
+        free: free bytes; None: those of the model's GPU, PyTorch's own reserve included.
 
     Raises:
         MemoryLimitError: see `ensure_fits`.

@@ -1,6 +1,6 @@
-"""The loop over a prompt: text steps, windows of visual spans, text again. It advances the cache; no layer does.
+"""The loop over a prompt: text steps, windows of visual spans, text again.
 
-Nothing here survives a call but the objects handed in, so any number of videos can be in flight on one model.
+Nothing here outlives a call except the objects passed in, so one model can read any number of videos concurrently.
 
 Shape letters: B batch, t tokens, H hidden size, F frames or views, S pixels.
 """
@@ -32,10 +32,10 @@ def make_chooser(
     seed: int | Sequence[int] = 42,
     compressor: Compressor | None = None,
 ) -> RatioChooser:
-    """The ratio chooser of one sequence; `ratio` overrides `config.beacon_ratio`, a compressor's own ratio both.
+    """The ratio chooser of one sequence; `ratio` overrides `config.beacon_ratio`, a compressor's own overrides both.
 
     Raises:
-        PlanError: a ratio that no plan serves, or one that the compressor does not know.
+        PlanError: a ratio that the plan or the compressor does not support.
     """
     ratio = ratio if compressor is None else compressor.resolve_ratio(ratio)
     ratios = config.active_ratios if ratio is None else [ratio]
@@ -45,14 +45,14 @@ def make_chooser(
 
 
 def group_limit(config: VideoXLConfig, rows: int, elements: int = ELEMENTS_AT_ONCE) -> int:
-    """Windows that go through the layers together, for that many rows of a batch; see `windows_at_once`."""
+    """Windows that go through the layers together, for `rows` rows of a batch; see `windows_at_once`."""
     if config._attn_implementation == "eager":  # keeps a mask and the weights of every window of a layer
         return 1
     return windows_at_once(config.beacon_window, config.intermediate_size, rows, elements)
 
 
 def warn_of_unsummarised(remainder: int, length: int) -> None:
-    """`remainder` tokens at the end of a visual span of `length` fill no group."""
+    """Warn that `remainder` tokens at the end of a visual span of `length` fill no group."""
     warnings.warn(
         f"{remainder} visual token(s) at the end of a visual span of {length} are not summarised: the compression "
         "ratio does not divide the visual span",
@@ -80,7 +80,7 @@ class SpanReader:
         self.windows: list[Window] = []
 
     def push(self, features: Tensor) -> Iterator[Tensor]:
-        """Take [B, t, H] visual tokens, read every window they fill; yields hidden states of those read together."""
+        """Take visual tokens [B, t, H] and read every window they fill; yields hidden states per group of windows."""
         if self.pending is not None:
             features = torch.cat([self.pending, features], dim=1)
         whole = features.shape[1] - features.shape[1] % self.planner.window
@@ -89,7 +89,7 @@ class SpanReader:
         self.pending = features.clone() if features.shape[1] else None
 
     def close(self) -> Iterator[Tensor]:
-        """Read the last, partial window, and say what stays unsummarised."""
+        """Read the last, partial window; warn if tokens stay unsummarised."""
         if self.pending is not None:
             yield from self._read(self.pending)
             self.pending = None
@@ -97,7 +97,7 @@ class SpanReader:
             warn_of_unsummarised(self.planner.remainder, self.planner.position)
 
     def fork(self, cache: SummaryCache) -> SpanReader:
-        """A reader that goes on from here on another cache, without moving this one."""
+        """A reader that continues from here on another cache, without moving this one."""
         other = copy.copy(self)
         other.cache = cache
         other.planner = self.planner.fork()
@@ -136,9 +136,9 @@ def read_context(
 
 
 def last_hidden(steps: Iterator[Tensor], before: Tensor | None = None) -> Tensor | None:
-    """Run steps to their end; the hidden state [B, 1, H] of the last token, `before` where there is none.
+    """Run steps to their end; returns the hidden state [B, 1, H] of the last token, or `before` if there is none.
 
-    Nothing else of them is kept: the states of one step would lie in memory beside the next.
+    Nothing else is kept, so that only one step's states are in memory at a time.
     """
     for hidden in steps:
         if hidden.shape[1]:  # a window may leave no row at all
@@ -148,7 +148,7 @@ def last_hidden(steps: Iterator[Tensor], before: Tensor | None = None) -> Tensor
 
 
 def check_finite(hidden: Tensor, cache: SummaryCache) -> None:
-    """Raise `NonFiniteError` naming the first layer whose keys or values are not finite."""
+    """If `hidden` is not finite, raise `NonFiniteError` that names the first layer with such keys or values."""
     if torch.isfinite(hidden[:, -1:]).all():
         return
     for index, layer in enumerate(cache.layers):
@@ -159,5 +159,5 @@ def check_finite(hidden: Tensor, cache: SummaryCache) -> None:
         where = "the output of the last decoder layer"
     raise NonFiniteError(
         f"NaN or infinity in {where} ({hidden.dtype}). Load the model with torch_dtype=torch.bfloat16 (or float32); "
-        "if it stays, the checkpoint's weights are damaged"
+        "if the error persists, the checkpoint's weights are damaged"
     )

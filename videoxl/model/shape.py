@@ -10,7 +10,7 @@ from videoxl.model.towers import tower_shape
 
 
 def model_shape(config: VideoXLConfig) -> ModelShape:
-    """What costs depend on. Raises `CheckpointError` where the vision tower's configuration cannot be found."""
+    """The sizes that costs depend on. Raises `CheckpointError` if the vision tower's configuration cannot be found."""
     tower = tower_shape(config)
     return ModelShape(
         hidden_size=config.hidden_size,

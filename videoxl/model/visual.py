@@ -1,4 +1,4 @@
-"""Visual inputs on their way to the decoder: pixels given to placeholders, then encoded, projected and pooled.
+"""Prepare visual inputs for the decoder: assign pixels to placeholders, then encode, project and pool them.
 
 Shape letters: B batch, t tokens, H hidden size, F frames or views, P patches, S pixels.
 """
@@ -26,7 +26,7 @@ class VisualSpan:
     """The pixels of one visual span in every row of a batch.
 
     Attributes:
-        pixels: a row each, [F, 3, S, S]; the same F in every row. Features of the tower [F, P, C] serve as well.
+        pixels: [F, 3, S, S] for each row, with the same F. Features of the tower [F, P, C] also work.
         modality: `video`, `image`, or one that was registered.
     """
 
@@ -53,12 +53,12 @@ def arrange_spans(
 
     Args:
         images: pixel values [F, 3, S, S] (a video, or the views of a picture) or [3, S, S]; or features that the
-            vision tower made of them, [F, P, C].
+            vision tower computed from them, [F, P, C].
         modalities: `video` or `image` for each of `images`; one entry serves all; None: `image`.
 
     Raises:
-        PromptError: numbers that do not match, an unknown modality, pixels of another shape.
-        BatchError: rows whose visual spans differ in kind or visual length.
+        PromptError: numbers of inputs that do not match, an unknown modality, no frames, pixels of another shape.
+        BatchError: rows whose visual spans differ in kind or in number of visual tokens.
     """
     size = model.tower.image_size
     images = [image.unsqueeze(0) if image.shape == (3, size, size) else image for image in images]
@@ -73,7 +73,7 @@ def arrange_spans(
         modalities = modalities * expected
     if len(modalities) != expected:
         raise PromptError(
-            f"`modalities` has {len(modalities)} entries for {expected} visual input(s); give one or each"
+            f"`modalities` has {len(modalities)} entries for {expected} visual input(s); give one, or one each"
         )
     for image, modality in zip(images, modalities):
         get_modality(modality)  # raises where it is not known
@@ -107,14 +107,14 @@ def chunk_frames(model: VideoXLModel) -> int:
 
 
 def encode_frames(model: VideoXLModel, pixels: Tensor) -> Tensor:
-    """Vision tower and projector: [F, 3, S, S] on any device -> [F, P, H] where the decoder's embeddings lie.
+    """Vision tower and projector: [F, 3, S, S] on any device -> [F, P, H] on the device of the decoder's embeddings.
 
-    Features of the tower [F, P, C] only pass the projector.
+    Features of the tower [F, P, C] go through the projector only.
     """
     tower, projector = model.tower, model.projector
     features = pixels.to(tower.device, tower.dtype) if _are_features(pixels, model) else tower(pixels)
     if model.gradient_checkpointing and model.training and torch.is_grad_enabled():
-        # As wide as the decoder, on four times the tokens that stay after pooling.
+        # Its activations are as wide as the decoder's, for four times the tokens that remain after pooling.
         features = model._gradient_checkpointing_func(projector.__call__, features)
     else:
         features = projector(features)

@@ -1,1 +1,1 @@
-"""What every room uses and none owns: files, digests, registries, clocks, processes. It imports no other room."""
+"""Helpers for every folder: files, digests, registries, clocks, processes. It imports no other folder."""

@@ -1,4 +1,4 @@
-"""What the programs beside the `videoxl` command share: mistakes of the caller end with one line and status 2."""
+"""Shared by the programs beside the `videoxl` command: a caller's mistake ends with one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Main = Callable[[Sequence[str] | None], int | None]
 
 
 def one_line_errors(main: Main) -> Callable[..., int]:
-    """A program's `main(arguments)`, whose errors on purpose become a line on standard error; None counts as 0."""
+    """Wrap `main(arguments)`: a `VideoXLError` becomes one line on standard error and status 2; None counts as 0."""
 
     @functools.wraps(main)
     def run(arguments: Sequence[str] | None = None) -> int:

@@ -28,17 +28,17 @@ def one_cache(cache: Any, past_key_values: Any) -> Any:
 
 
 def take_cache(kwargs: dict[str, Any]) -> Any:
-    """As `one_cache`, taken out of keyword arguments."""
+    """As `one_cache`, but removes the cache from keyword arguments."""
     return one_cache(*(kwargs.pop(name, None) for name in _NAMES))
 
 
 def enable_checkpointing(model: nn.Module) -> None:
-    """Have layers compute their activations again on the backward pass (5.23 renamed the switch)."""
+    """Make layers recompute their activations in the backward pass (transformers 5.23 renamed the switch)."""
     newer = "activation_checkpointing_enable"
     getattr(model, newer if hasattr(model, newer) else "gradient_checkpointing_enable")({"use_reentrant": False})
 
 
 def without_own_checkpointing() -> bool | None:
-    """What switches the checkpointing of transformers' `TrainingArguments` off: None where it has the newer name."""
+    """The value that switches off checkpointing in transformers' `TrainingArguments`; None if it has the newer name."""
     names = {field.name for field in fields(transformers.TrainingArguments)}
     return None if "activation_checkpointing" in names else False

@@ -24,7 +24,7 @@ class Deprecation(NamedTuple):
 
 
 DEPRECATIONS: dict[str, Deprecation] = {}
-"""All that were declared, by name; a test fails for those whose `until` the version has reached."""
+"""All declared deprecations, by name; a test fails for those whose `until` the version has reached."""
 
 
 def deprecated(use: str, *, since: str, until: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -45,7 +45,7 @@ def deprecated(use: str, *, since: str, until: str) -> Callable[[Callable[P, R]]
 
 
 def overdue(version: str) -> list[Deprecation]:
-    """Deprecations whose time is over at a version ("1.2.3")."""
+    """Deprecations whose `until` a version ("1.2.3") has reached."""
     return [each for each in DEPRECATIONS.values() if _numbers(version) >= _numbers(each.until)]
 
 

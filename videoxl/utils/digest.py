@@ -23,11 +23,11 @@ def digest_all(parts: Iterable[bytes | str], digits: int = 16) -> str:
 
 
 def digest_json(content: Any, digits: int = 16) -> str:
-    """Of a JSON value, whatever the order of its keys; what JSON does not know counts as its text."""
+    """Digest of a JSON value, independent of key order; values that JSON cannot encode count as their text."""
     return digest(json.dumps(content, sort_keys=True, default=str), digits=digits)
 
 
 def digest_file(path: Path, digits: int = 16, limit: int = -1) -> str:
-    """Of a file's bytes, or of the first `limit` of them."""
+    """Digest of a file's bytes, or of the first `limit` of them."""
     with path.open("rb") as file:
         return digest(file.read(limit), digits=digits)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, folders that can be written, JSON that says what is wrong with it."""
+"""Files and folders that appear whole or not at all, writable output folders, JSON with clear errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from videoxl.errors import DataError
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A draft beside `path` to write to; on success it is flushed to the disk and takes the name, else it goes.
+    """Yield a draft file beside `path`; on success it is flushed to disk and renamed to `path`, otherwise deleted.
 
-    The finished file is readable as the user's other files are, whatever made the draft.
+    The finished file gets the mode of the user's other new files, whichever library wrote the draft.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -35,9 +35,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path, replaces: bool = False) -> Iterator[Path]:
-    """A new folder beside `path` to fill; on success it takes the name (of one that is there, if it `replaces`).
+    """Yield a new folder beside `path`; on success it is renamed to `path` (over an existing one if it `replaces`).
 
-    What is replaced is put aside until the new one has its name, and comes back if that fails.
+    The replaced folder is set aside until the new one has its name, and restored if that fails.
 
     Raises:
         DataError: the folder around `path` cannot be written, or `path` is a file.
@@ -78,7 +78,7 @@ def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """What a JSON file holds. Raises `DataError` that calls the file `what`."""
+    """The content of a JSON file. Raises `DataError`; where it cannot be read, the message calls it `what`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -88,7 +88,7 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def claim_output(folder: Path) -> None:
-    """Make an output folder. Raises `DataError` where nothing can be written."""
+    """Create an output folder. Raises `DataError` if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -103,7 +103,7 @@ def publish_mode(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Ask the disk to hold a file."""
+    """Flush a file to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

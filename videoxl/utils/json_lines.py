@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, which survive being killed: a half-written last line is dropped and made again."""
+"""JSON Lines files that survive a killed process: a half-written last line is dropped and can be written again."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def read_rows(path: Path, is_mended: bool = False) -> list[dict]:
 
 
 def read_numbered(path: Path, is_mended: bool = False) -> list[tuple[int, dict]]:
-    """Objects of a file, each with the number of its line. Blank lines are passed over.
+    """Objects of a file, each with the number of its line. Blank lines are skipped.
 
     Args:
-        is_mended: cut a last line off that was not written to its end.
+        is_mended: cut off a last line that was not completely written.
 
     Raises:
-        DataError: no such file, or a line that is no JSON object; the message names the line.
+        DataError: no such file, or a line that is not a JSON object; the message names the line.
     """
     try:
         text = path.read_bytes()
@@ -53,7 +53,7 @@ def read_numbered(path: Path, is_mended: bool = False) -> list[tuple[int, dict]]
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Write one more line, to the disk."""
+    """Append one line and close the file."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

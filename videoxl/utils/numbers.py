@@ -1,4 +1,4 @@
-"""Whether a value from outside is a number of some kind. A bool is none; NumPy's scalars are."""
+"""Whether a value from outside is a number of some kind. A bool is not; NumPy's scalars are."""
 
 from __future__ import annotations
 

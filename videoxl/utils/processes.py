@@ -17,10 +17,10 @@ _LONGEST = timedelta(days=7)  # a process may wait for the slowest one
 
 
 class Processes:
-    """This process among its likes. Without a launcher there is one.
+    """This process and how many there are. Without a launcher there is one.
 
     Attributes:
-        rank: number of this process. world_size: number of all.
+        rank: index of this process. world_size: number of processes.
     """
 
     def __init__(self):
@@ -28,10 +28,10 @@ class Processes:
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self._local = int(os.environ.get("LOCAL_RANK", 0))
         if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=_LONGEST)  # nothing but waiting goes through it
+            dist.init_process_group("gloo", timeout=_LONGEST)  # only barriers and small sums go through it
 
     def device(self, asked: str) -> str:
-        """The device of this process: with several, each takes the GPU of its number unless the CPU was asked for."""
+        """The device of this process: with several, each takes the GPU of its local rank unless `asked` is the CPU."""
         if self.world_size == 1 or asked == "cpu":
             return asked
         if not torch.cuda.is_available():
@@ -44,7 +44,7 @@ class Processes:
         return f"cuda:{self._local}"
 
     def share(self, items: Sequence[Item], loads: Sequence[float] | None = None) -> list[Item]:
-        """This process's items, in their order; with `loads`, so that all processes have about as much to do."""
+        """This process's items, in order; with `loads`, split so that all processes have about the same load."""
         loads = [1.0] * len(items) if loads is None else loads
         sums, owners = [0.0] * self.world_size, {}
         for place in sorted(range(len(items)), key=lambda place: -loads[place]):
@@ -53,12 +53,12 @@ class Processes:
         return [item for place, item in enumerate(items) if owners[place] == self.rank]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have reached this point."""
         if self.world_size > 1:
             dist.barrier()
 
     def total(self, number: int) -> int:
-        """The sum over all processes, in all processes."""
+        """The sum of `number` over all processes, returned in each of them."""
         if self.world_size == 1:
             return number
         count = torch.tensor(number)

@@ -1,4 +1,4 @@
-"""Iterate in a thread, so that making the next items overlaps with the use of these. Kept free of torch."""
+"""Iterate in a thread, so that producing the next items overlaps with using the current ones. Free of torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_PATIENCE = 0.1  # seconds between looks at whether the other side is gone
+_PATIENCE = 0.1  # seconds between checks whether the other side is gone
 
 
 class ReadAhead(Generic[T]):
-    """The items of a generator, at most `number` of them made before they are asked for.
+    """The items of a generator, at most `number` of them queued before they are asked for.
 
-    Worth it where making an item leaves Python's lock alone (decoding, waiting for a pipe). An error of the generator
-    is raised here, in its place. `close`, from any thread, ends the iteration, the thread and the generator.
+    Worth it where producing an item releases the GIL (decoding, waiting for a pipe). An error of the generator is
+    raised in place of its next item. `close`, from any thread, ends the iteration, the thread and the generator.
     """
 
     def __init__(self, items: Generator[T, None, None], number: int):

@@ -30,7 +30,7 @@ class Registry(Generic[T]):
         kind: what is registered, for messages ("compressor").
         group: the entry points' group.
         builtin: name -> "module:attribute", imported when asked for.
-        error: what is raised for a name that is not known.
+        error: type that is raised for an unknown name.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Registry(Generic[T]):
         """The implementation of that name.
 
         Raises:
-            ConfigError (or `error`): no such name; the message lists those there are. An installed package's that
-                cannot be imported.
+            ConfigError (or `error`): an unknown name (the message lists the known ones), or an installed package
+                that cannot be imported.
         """
         if name not in self._known:
             if name in self._places:
@@ -79,8 +79,8 @@ class Registry(Generic[T]):
                     self._known[name] = found[0].load()
                 except (ImportError, AttributeError) as error:
                     raise self.error(
-                        f"{self.kind} {name!r} cannot be imported from {found[0].value}: {error}; mend or remove the "
-                        "package that brings it"
+                        f"{self.kind} {name!r} cannot be imported from {found[0].value}: {error}; repair or remove the "
+                        "package that provides it"
                     ) from error
         return self._known[name]
 
@@ -91,7 +91,7 @@ class Registry(Generic[T]):
 
 
 def load_place(place: str) -> Any:
-    """What stands at "module:attribute"."""
+    """The object at "module:attribute"."""
     module, _, attribute = place.partition(":")
     found = importlib.import_module(module)
     for name in attribute.split("."):

@@ -1,6 +1,6 @@
 """Files that come with the package: the bundled model and video, configurations, needles.
 
-In a checkout they lie in `assets/`, `configs/` and `NIAH/datas/`; a wheel holds copies of them in `videoxl/_data`.
+In a checkout they are in `assets/`, `configs/` and `NIAH/datas/`; a wheel holds copies in `videoxl/_data`.
 """
 
 from __future__ import annotations

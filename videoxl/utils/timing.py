@@ -1,4 +1,4 @@
-"""What a run took: seconds by stage, with the device's queue drained at each border, and the peak of memory."""
+"""The cost of a run: seconds per stage, with the device synchronised at each boundary, and peak memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StageTimer:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes, the most since the process started: allocated on the GPU, or resident in this process on the CPU."""
+    """Peak bytes since the process started: allocated on the GPU, or resident in this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Copies from the CPU that do not wait for what a GPU has yet to do."""
+"""Copies from the CPU that do not wait for the GPU's queued work."""
 
 from __future__ import annotations
 

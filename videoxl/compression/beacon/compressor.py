@@ -1,4 +1,4 @@
-"""Beacons as a `Compressor`: rows of their own among the visual tokens, which alone stay in the cache.
+"""Beacons as a `Compressor`: additional rows among the visual tokens; only they stay in the cache.
 
 Shape letters: B batch, t visual tokens of some windows, b beacons, H hidden size.
 """
@@ -17,7 +17,7 @@ from videoxl.compression.rows import RowPlan
 
 
 class BeaconCompressor(Compressor):
-    """A beacon follows every `ratio` visual tokens and sums them up (Video-XL, section 3.2).
+    """A beacon follows every `ratio` visual tokens and summarises them (Video-XL, section 3.2).
 
     Its input is the checkpoint's beacon embedding; in attention it uses the projections of `config.beacon_param`.
     """

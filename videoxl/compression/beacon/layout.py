@@ -1,4 +1,4 @@
-"""Where beacons stand in a window: after every `ratio` visual tokens, counted over the windows of a visual span.
+"""The positions of beacons in a window: after every `ratio` visual tokens, counted across windows of a visual span.
 
 Published code: `modeling_beacon.py`, `beacon_pos = "interleave"`; paper section 3.2.
 """
@@ -14,14 +14,14 @@ from videoxl.compression.rows import RowPlan
 
 
 def token_positions(window: Window) -> list[int]:
-    """Place of each visual token in the window's interleaved sequence."""
+    """Position of each visual token in the window's interleaved sequence."""
     if not window.ratio:
         return list(range(window.num_tokens))
     return [i + (i + window.remainder) // window.ratio for i in range(window.num_tokens)]
 
 
 def beacon_positions(window: Window) -> list[int]:
-    """Place of each beacon in the window's interleaved sequence."""
+    """Position of each beacon in the window's interleaved sequence."""
     return [(j + 1) * window.ratio - window.remainder + j for j in range(window.num_groups)]
 
 
@@ -29,7 +29,7 @@ def beacon_positions(window: Window) -> list[int]:
 def beacon_rows(windows: tuple[tuple[int, int, int], ...]) -> RowPlan:
     """The rows of windows (tokens, ratio, remainder): visual tokens pass through, beacons stay.
 
-    Kept for what comes next: with one ratio all chunks of a video have the same rows.
+    Cached for the next chunk: with one ratio, most chunks of a video have the same rows.
     """
     return RowPlan.interleave([_places(*window) for window in windows], own_projections=True)
 

@@ -1,4 +1,4 @@
-"""A layer's products where some rows have weights of their own.
+"""A layer's matrix products when some rows have their own weights.
 
 Shape letters: T rows of a step, t rows that pass through.
 """
@@ -21,7 +21,7 @@ def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: Ro
     tokens, beacons = x[:, : window.num_passing], x[:, window.num_passing :]
     one_row = len(x) == 1
     if one_row and is_plain_linear(ordinary) and is_plain_linear(beacon) and can_run(x, ordinary.weight, beacon.weight):
-        # Two products into one tensor: to put their results together would read and write all of them once more.
+        # Two products into one tensor: concatenating their results would read and write them once more.
         output = x.new_empty(*x.shape[:-1], ordinary.out_features)
         _linear_into(output[0, : window.num_passing], tokens[0], ordinary)
         _linear_into(output[0, window.num_passing :], beacons[0], beacon)
@@ -30,7 +30,7 @@ def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: Ro
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a call of the module is a product with its weight and nothing else (no adapter, no hook, not spread)."""
+    """Whether a call of the module is a product with its weight and nothing else (no adapter, no hook, not sharded)."""
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
     return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not hooked
 

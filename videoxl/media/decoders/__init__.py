@@ -1,4 +1,4 @@
-"""Video decoders, one a file, behind `VideoDecoder`."""
+"""Video decoders, one per file, behind `VideoDecoder`."""
 
 from videoxl.media.decoders.base import DECODERS, VideoDecoder, check_decoder, read_frames
 

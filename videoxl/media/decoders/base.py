@@ -1,4 +1,4 @@
-"""The seam between a video file and its frames: an index goes in, chosen frames come out.
+"""The interface of video decoders: an index goes in, chosen frames come out.
 
 Shape letters: H height, W width of a frame.
 """
@@ -16,7 +16,7 @@ from videoxl.media.index import VideoIndex
 from videoxl.utils.registry import Registry
 
 Frames = Generator[tuple[int, np.ndarray], None, None]
-"""(frame number, uint8 [H, W, 3]), ascending; to close it ends decoding."""
+"""(frame number, uint8 [H, W, 3]), ascending; closing the generator ends decoding."""
 
 
 class VideoDecoder(ABC):
@@ -29,8 +29,8 @@ class VideoDecoder(ABC):
         class MyDecoder(VideoDecoder): ...
 
     Attributes:
-        name: what a user calls it by.
-        scales: whether `frames` can bring them near the model's side itself (`side`).
+        name: the name that users select it by.
+        scales: whether `frames` can scale frames to the model's side itself (`side`).
         device: where frames are decoded.
     """
 
@@ -44,7 +44,7 @@ class VideoDecoder(ABC):
 
         Args:
             wanted: ascending frame numbers of `index`.
-            side: None for full frames; else, where `scales`, its own scaler brings the shorter side to this.
+            side: None for full frames; else, where `scales`, the decoder scales the shorter side to this.
 
         Yields:
             (frame number, uint8 [H, W, 3]).
@@ -54,11 +54,11 @@ class VideoDecoder(ABC):
         """
 
     def check_length(self, length: int, index: VideoIndex) -> None:
-        """Raise `VideoError` where a decoder counts other frames than the packets are: numbers would not agree."""
+        """Raise `VideoError` if the decoder and the packets differ in the number of frames."""
         if length != index.info.num_frames:
             raise VideoError(
-                f"{self.name} finds {length} frames in {index.info.path}, its packets are {index.info.num_frames}: "
-                "frame numbers would not agree; use backend 'pyav'"
+                f"{self.name} finds {length} frames in {index.info.path}, its packets hold {index.info.num_frames}: "
+                "frame numbers would not match; use backend 'pyav'"
             )
 
 
@@ -75,7 +75,7 @@ DECODERS: Registry[type[VideoDecoder]] = Registry(
 
 
 def check_decoder(name: str, scaler: bool = False) -> None:
-    """Raise `VideoError` for a decoder that there is not, or that lacks the scaler that is asked for."""
+    """Raise `VideoError` for an unknown decoder, or for one without a scaler where `scaler` is asked for."""
     if scaler and not DECODERS.get(name).scales:
         able = [repr(each) for each in DECODERS.names() if DECODERS.get(each).scales]
         raise VideoError(f"the decoder's own scaler works with backend {' or '.join(able)}, not with {name!r}")

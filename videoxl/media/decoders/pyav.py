@@ -1,4 +1,4 @@
-"""FFmpeg through PyAV: decode on, or seek where a keyframe lies between here and the next wanted frame."""
+"""FFmpeg through PyAV: decode on, or seek if there is a keyframe between the current and the next wanted frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videoxl.media.index import VideoIndex, decode_frames, open_container
 
 
 class PyAVDecoder(VideoDecoder):
-    """The default: reads every container that FFmpeg reads, without a package beyond PyAV."""
+    """The default: reads every container that FFmpeg reads and needs only PyAV."""
 
     name = "pyav"
     scales = True

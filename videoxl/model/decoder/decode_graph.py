@@ -1,13 +1,13 @@
 """Decoding one token as one CUDA graph: hundreds of kernels, launched at once.
 
 A decoded token is 4 to 5 ms of GPU work at 7B; launching its kernels one by one takes the host twice as long. So the
-whole step, from ids to logits, is captured once. What differs from token to token and from sequence to sequence (where
-the cache lies, how long it is, positions) is read from device memory by the kernels of `videoxl/kernels/decode.py`: a
-graph belongs to a model's weights and serves every sequence. Inputs and outputs are copied in and out under a lock.
+whole step, from ids to logits, is captured once. The kernels of `videoxl/kernels/decode.py` read what changes
+between tokens and sequences (address and length of the cache, positions) from device memory, so a graph belongs to a
+model's weights and serves every sequence. Inputs and outputs are copied in and out under a lock.
 
-Between two tokens transformers' loop looks at each one on the host, about a millisecond in which the GPU would have
-nothing to do. Of a greedy answer the next token is known by then: its step is begun at once, on a stream of its own
-(`speculate`), and taken if the loop asks for just that token; otherwise it is as if it had not been.
+Between two tokens transformers' loop inspects each one on the host, about a millisecond in which the GPU would be
+idle. In a greedy answer the next token is already known: its step starts at once, on a separate stream (`speculate`).
+The result is used if the loop asks for exactly that token, and discarded otherwise.
 
 Shape letters: B batch, V vocabulary.
 """
@@ -32,12 +32,12 @@ from videoxl.utils.transfer import send
 _steps: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, bool], DecodeStep]] = weakref.WeakKeyDictionary()
 _steps_lock = threading.Lock()
 _speculation = threading.local()  # `misses`, inside `speculate`: tokens in this thread that were not the expected ones
-MOST_MISSES = 3  # then the answer is no greedy one: something else chooses its tokens
-_capture_device: list[int] = []  # torch keeps one capture stream a process, on the device that captured first
+MOST_MISSES = 3  # after these, stop: the answer is not greedy, something else chooses its tokens
+_capture_device: list[int] = []  # torch keeps one capture stream per process, on the device that captured first
 
 
 def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCache) -> DecodeStep | None:
-    """The step for one token a row, or None where it does not apply (then `text_step` does the work)."""
+    """The step for one token per row, or None if it does not apply (then the caller uses `text_output`)."""
     weight = model.model.embed_tokens.weight
     applies = (
         mask is None
@@ -51,7 +51,7 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCac
         and model.config.hidden_act == "silu"
         and getattr(model, "hf_quantizer", None) is None  # its kernels may not be capturable
         and not hasattr(model.model.layers[0], "_hf_hook")  # accelerate moves tensors between devices
-        and not (hasattr(weight, "ds_id") or hasattr(weight, "_local_tensor"))  # spread by DeepSpeed or FSDP
+        and not (hasattr(weight, "ds_id") or hasattr(weight, "_local_tensor"))  # sharded by DeepSpeed or FSDP
         and all(layer.has_storage for layer in cache.layers)
     )
     if not applies:
@@ -60,7 +60,7 @@ def decode_step(model, input_ids: Tensor, mask: Tensor | None, cache: SummaryCac
     with _steps_lock:
         steps = _steps.setdefault(model, {})
         step = steps.get(kind)
-        if step is not None and step.serves(cache):  # looked at when this sequence began
+        if step is not None and step.serves(cache):  # its weights were checked when this sequence began
             return step
         if not is_capturable(model):
             return None
@@ -75,7 +75,7 @@ def is_capturable(model) -> bool:
     layers = model.model.layers
     parts = [model.model.norm, model.lm_head, *(part for layer in layers for part in layer.modules())]
     kinds = [kind for part in parts for kind in (part._forward_hooks, part._forward_pre_hooks)]
-    # transformers leaves hooks of its own on layers whose states were once asked for; they do nothing by themselves.
+    # transformers leaves its own hooks on layers whose states were once asked for; they do nothing by themselves.
     hooked = any(
         not getattr(hook, "__module__", "").startswith("transformers.") for kind in kinds for hook in kind.values()
     )
@@ -83,16 +83,16 @@ def is_capturable(model) -> bool:
 
 
 def _products(model) -> list[nn.Module]:
-    """Projections of all decoder layers: whatever in attention and MLP has a weight."""
+    """Projections of all decoder layers: every child of attention and MLP that has a weight."""
     parts = [part for layer in model.model.layers for part in (layer.self_attn, layer.mlp)]
     return [child for part in parts for child in part.children() if hasattr(child, "weight")]
 
 
 @contextmanager
 def speculate(model) -> Iterator[None]:
-    """In this thread, steps of `model` begin the next token of an answer that is expected to be greedy.
+    """In this thread, steps of `model` start to compute the next token of an answer that should be greedy.
 
-    What is asked for in between must be tokens of one sequence; its cache must not be touched otherwise.
+    Inside, ask only for tokens of one sequence, and do not touch its cache otherwise.
     """
     before, _speculation.misses = getattr(_speculation, "misses", None), 0
     try:
@@ -112,7 +112,7 @@ class DecodeStep:
     Args:
         batch: rows B.
         shared: whether they share a prefix (`shared_prefix.py`).
-        capture: make a CUDA graph at the first call; False runs the kernels one by one (the tests' way).
+        capture: capture a CUDA graph at the first call; False runs the kernels one by one (for tests).
     """
 
     def __init__(self, model, batch: int, shared: bool, capture: bool):
@@ -124,7 +124,7 @@ class DecodeStep:
         attention = decoder.layers[0].self_attn
         config = model.config
         device = weight.device
-        # Plain tensors also inside inference mode, since they outlive it.
+        # No inference tensors, even in inference mode, since they outlive it.
         with torch.inference_mode(False), torch.no_grad():
             self._ids = torch.zeros(batch, 1, dtype=torch.long, device=device)
             self._positions = torch.zeros_like(self._ids)
@@ -150,7 +150,7 @@ class DecodeStep:
     def __call__(self, input_ids: Tensor, position_ids: Tensor, cache: SummaryCache) -> Tensor:
         """input_ids, position_ids [B, 1] -> logits [B, 1, V]; the cache grows by one position."""
         with self._lock:
-            if self._finished is not None:  # by another thread perhaps, on another stream
+            if self._finished is not None:  # perhaps by another thread, on another stream
                 torch.cuda.current_stream().wait_event(self._finished)
             logits = self._take_speculated(input_ids, cache)
             if logits is None:
@@ -167,7 +167,7 @@ class DecodeStep:
             return logits
 
     def settle(self) -> None:
-        """Forget what was begun, and let nothing after this overtake it."""
+        """Discard the speculated step; later work waits until it has finished."""
         with self._lock:
             self._wait_for_side()
             if self._begun is not None:
@@ -176,7 +176,7 @@ class DecodeStep:
 
     def _begin_next(self, cache: SummaryCache, logits: Tensor) -> None:
         if not all(layer.has_room_for(1) for layer in cache.layers):
-            return  # a token that nobody may ask for is not worth a copy of the cache
+            return  # a speculated token is not worth a copy of the cache
         best = logits[:, -1].argmax(dim=-1, keepdim=True)
         self._bind(cache)
         self._ids.copy_(best)
@@ -188,13 +188,13 @@ class DecodeStep:
         self._begun = weakref.ref(cache), cache.get_query_offset(), best
 
     def _take_speculated(self, input_ids: Tensor, cache: SummaryCache) -> Tensor | None:
-        """Logits after `input_ids`, if that is what was begun."""
+        """The logits after `input_ids` if the speculated step was for it; else None."""
         if self._begun is None:
             return None
         (begun_for, length, best), self._begun = self._begun, None
         is_it = begun_for() is cache and cache.get_query_offset() == length
         is_it = is_it and self._known_addresses == [layer.addresses() for layer in cache.layers]
-        is_it = is_it and torch.equal(best, input_ids)  # looks at them while the step runs
+        is_it = is_it and torch.equal(best, input_ids)  # compares on the host while the step runs
         self._wait_for_side()
         if not is_it:
             self._forget(begun_for())
@@ -229,15 +229,15 @@ class DecodeStep:
         self._graph.replay()
 
     def is_current(self, model) -> bool:
-        """Whether the weights still lie where they lay when the graph was made."""
+        """Whether the weights still have the addresses they had when this step was created."""
         return _addresses_of_weights(model) == self._weights
 
     def serves(self, cache: SummaryCache) -> bool:
-        """Whether the last token was one of this cache's: its weights were looked at then."""
+        """Whether the last step used this cache: then the model's weights were checked when its sequence began."""
         return self._cache() is cache
 
     def _bind(self, cache: SummaryCache) -> None:
-        """Have room for one more position, and tell the kernels where the cache lies and how long it is."""
+        """Make room for one more position, and give the kernels the addresses and lengths of the cache."""
         for layer in cache.layers:
             layer.room_for(1)
         prefix = cache.shared_prefix(0)
@@ -267,7 +267,7 @@ class DecodeStep:
         return model.lm_head(decoder.norm(hidden))
 
     def _make_graph(self) -> None:
-        """Run once on the side, where kernels are compiled and libraries allocate, then capture."""
+        """Run once on the side stream, so that kernels are compiled and libraries allocate, then capture."""
         assert self._side is not None
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
@@ -285,7 +285,7 @@ def plain_product(
     residual: Tensor | None = None,
     gated: bool = False,
 ) -> Tensor:
-    """`thin_product` by PyTorch's operations: for more rows, and for layers in FP8."""
+    """`thin_product` with PyTorch's operations: for more rows, and for layers in FP8."""
     made = [linear(x) for linear in linears]
     output = F.silu(made[0]) * made[1] if gated else torch.cat(made, dim=-1) if len(made) > 1 else made[0]
     return output if residual is None else residual + output

@@ -1,4 +1,4 @@
-"""The decoder with its visual front end (`model.*` of a checkpoint): a step of text or of some windows.
+"""The decoder with its visual front end (`model.*` of a checkpoint): one step reads text or some windows.
 
 Shape letters: B batch, t tokens of a step without beacons, b beacons, H hidden size.
 """
@@ -65,20 +65,20 @@ class VideoXLModel(Qwen2Model):
     def tower(self) -> VisionTower:
         """The vision tower. Raises `ConfigError` where the checkpoint is a bare language model."""
         if self.vision_tower is None:
-            raise ConfigError("this checkpoint names no vision tower, so it sees nothing; set mm_vision_tower")
+            raise ConfigError("this checkpoint names no vision tower, so it cannot read images; set mm_vision_tower")
         return self.vision_tower
 
     @property
     def projector(self) -> nn.Module:
-        """What brings the tower's features to the decoder's width; there is one where there is a tower."""
+        """Maps the tower's features to the decoder's width; it exists if there is a tower."""
         assert self.mm_projector is not None
         return self.mm_projector
 
     @property
     def input_device(self) -> torch.device:
-        """Where token ids go and visual tokens are wanted.
+        """The device for token ids and visual tokens.
 
-        Found among `parameters()`: to name a weight inside a forward pass makes ZeRO-3 gather it there and then, and
+        Found through `parameters()`: accessing a weight by name in a forward pass makes ZeRO-3 gather it at once, and
         count it as one more parameter of that pass.
         """
         return next(self.embed_tokens.parameters()).device
@@ -86,7 +86,7 @@ class VideoXLModel(Qwen2Model):
     def embed_beacon(self) -> Tensor:
         """The beacon embedding [1, 1, H].
 
-        By a call of the module, not by its weight: DeepSpeed and FSDP gather parameters when a module is called.
+        Calls the module instead of reading its weight: DeepSpeed and FSDP gather parameters when a module is called.
         """
         return self.beacon_embed_tokens(torch.zeros(1, 1, dtype=torch.long, device=self.input_device))
 
@@ -97,11 +97,11 @@ class VideoXLModel(Qwen2Model):
 
         Args:
             embeds: [B, t, H].
-            position_ids: [B, t] physical positions; None: they follow on the cache.
-            key_mask: [B, M + t], zero where a position is padding; None where none is.
+            position_ids: [B, t] physical positions; None: they continue after the cache.
+            key_mask: [B, M + t] with M stored positions, zero where a position is padding; None if none is.
 
         Returns:
-            Hidden states [B, t, H] after the final norm.
+            Hidden states [B, t, H] after the final norm (before it if the cache `defers_norm`).
         """
         return _last_hidden_state(self.text_output(embeds, cache, position_ids, key_mask))
 
@@ -128,20 +128,20 @@ class VideoXLModel(Qwen2Model):
         gaps: Sequence[int] | None = None,
         compressor: Compressor | None = None,
     ) -> Tensor:
-        """Read windows, then leave in the cache what the compressor says: the one path from visual tokens to cache.
+        """Read windows and keep the compressor's positions in the cache: the one path from visual tokens to cache.
 
-        In a layer a window needs the positions that earlier windows have left in that layer, and nothing else of them.
-        So all windows go through a layer's projections and MLP together, and only attention takes them one by one.
+        In each layer, a window needs only the positions that earlier windows have left in that layer. So all windows go
+        through a layer's projections and MLP together, and only attention takes them one by one.
 
         Args:
-            visual: [B, t, H], the projected visual tokens of all `windows`; a window with ratio 0 is the only one.
+            visual: [B, t, H], the projected visual tokens of all `windows`; a window with ratio 0 must be the only one.
             gaps: RoPE positions left out before each window, counted from the start of the sequence (training); None:
-                what the cache says, for all.
+                the cache's `position_gap` before all.
             compressor: how tokens become positions; None: by beacons.
 
         Returns:
-            Hidden states [B, T, H] after the final norm, of the rows that `Compressor.token_of_row` describes: every
-            visual token's, for beacons.
+            Hidden states [B, T, H] after the final norm (see `text_step`) of the rows that `Compressor.token_of_row`
+            describes: for beacons, of every visual token.
         """
         compressor = BEACON if compressor is None else compressor
         compresses = windows[0].ratio > 0
@@ -156,7 +156,7 @@ class VideoXLModel(Qwen2Model):
         return hidden
 
     def _planned_step(self, grouped: Tensor, cache: SummaryCache, plan: RowPlan, gaps: Sequence[int]) -> Tensor:
-        """Grouped rows [B, T, H] of windows, of which those that the plan says stay in the cache."""
+        """Read the grouped rows [B, T, H] of windows; those that the plan keeps stay in the cache."""
         device, stored = grouped.device, cache.get_query_offset()
         permutation, indices, owners = plan.on(device)
         lengths, passing = plan.lengths, plan.num_passing
@@ -187,7 +187,7 @@ class VideoXLModel(Qwen2Model):
         return _last_hidden_state(output)[:, :passing]
 
     def _kernel_blocks(self, lengths: tuple[tuple[int, int], ...], hidden: Tensor) -> Tensor | None:
-        """What `window_attention` needs of a layout, or None where it does not run."""
+        """The layout's `blocks` for `window_attention`, or None if it does not run."""
         size = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
         if self.config._attn_implementation != "sdpa" or size not in KERNEL_HEAD_DIMS or not can_run(hidden):
             return None
@@ -203,7 +203,7 @@ class VideoXLModel(Qwen2Model):
     ) -> BaseModelOutputWithPast:
         if isinstance(cache, GradientCache):
             return self._run_with_gradients(embeds, position_ids, cache, mask, **kwargs)
-        # A mask given by layer type is taken as it is; otherwise Qwen2Model would build one of its own.
+        # Qwen2Model uses a mask given by layer type as it is; otherwise it would build its own.
         return self(
             inputs_embeds=embeds,
             attention_mask={"full_attention": mask},
@@ -223,7 +223,7 @@ class VideoXLModel(Qwen2Model):
         rope: tuple[Tensor, Tensor] | None = None,
         **_,
     ) -> BaseModelOutputWithPast:
-        """The same layers, each a pure function of its input and the cache's chunks, so that it can be run again."""
+        """The same layers, each a pure function of its input and the cache's chunks, so that it can be recomputed."""
         rope = self.rotary_emb(embeds, position_ids) if rope is None else rope
         if window is None and cache.uniform:
             window = RowLayout(embeds.shape[1])

@@ -1,7 +1,7 @@
-"""The decoder's products in FP8, for inference: twice the arithmetic of bf16, half of its bytes, and an error.
+"""The decoder's matrix products in FP8, for inference: twice the throughput of bf16, half its bytes, less precision.
 
 Weights and inputs are e4m3 numbers with a float32 scale for each output and each row, so that an outlier costs
-precision in its own row alone. Tower, projector, embeddings, head, norms and attention stay as they are.
+precision only in its own row. Tower, projector, embeddings, head, norms and attention stay as they are.
 
 Shape letters: M rows, K inputs, N outputs.
 """
@@ -17,11 +17,11 @@ from videoxl.kernels import can_run
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max  # 448
 _LEAST = 1e-12
-_ALIGNED = 16  # the product takes inputs and outputs in multiples of it
+_ALIGNED = 16  # sizes of inputs and outputs must be multiples of it
 
 
 def scale_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [M, K] -> e4m3 [M, K] and float32 scales [M, 1], whose product is near x."""
+    """x [M, K] -> e4m3 [M, K] and float32 scales [M, 1], whose product approximates x."""
     if can_run(x):
         from videoxl.kernels import row_scales
 
@@ -31,7 +31,7 @@ def scale_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Fp8Linear(nn.Module):
-    """A linear layer with its weight in FP8. `weight` [N, K] e4m3, `scale` [1, N], `bias` as before."""
+    """A linear layer with its weight in FP8. `weight` [N, K] e4m3, `scale` [1, N] float32, `bias` as before."""
 
     weight: Tensor
     scale: Tensor
@@ -46,7 +46,7 @@ class Fp8Linear(nn.Module):
         self.bias = linear.bias
 
     def _apply(self, fn, recurse: bool = True):
-        """Moves with the model; `model.to(dtype)` and the like change the bias alone."""
+        """Moves with the model; `model.to(dtype)` and the like change only the bias."""
         self.bias = None if self.bias is None else nn.Parameter(fn(self.bias.data), requires_grad=False)
         self.weight = fn(self.weight.view(torch.uint8)).view(FP8)
         self.scale = fn(self.scale.view(torch.int32)).view(torch.float32)
@@ -61,10 +61,10 @@ class Fp8Linear(nn.Module):
 
 
 def to_fp8(model) -> None:
-    """Put the products of all decoder layers in FP8, in place; a layer at a time, so that no second copy is needed.
+    """Convert the linear layers of all decoder layers to FP8, in place; one at a time, so no second copy is needed.
 
     Raises:
-        ConfigError: a GPU without FP8, quantised weights, or sizes that its products do not take.
+        ConfigError: a GPU without FP8, weights that are quantised already, or sizes that FP8 products do not take.
     """
     device = model.model.input_device
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):

@@ -1,10 +1,11 @@
-"""Qwen2 attention, MLP and decoder layer with projections of their own for beacons.
+"""Qwen2 attention, MLP and decoder layer with separate projections for beacons.
 
 In a window the hidden states are kept *grouped*: visual tokens first, beacons after them. Norms, projections and the
-MLP do not care about order, so they work on two contiguous slices; only queries, keys and values are brought into the
-interleaved order that causal attention needs, and the attention output is taken back.
+MLP do not care about order, so they work on two contiguous slices; only queries, keys and values are permuted to the
+interleaved order that causal attention needs, and the attention output is permuted back.
 
-Shape letters: B batch, T tokens of the step (beacons included), b beacons, H hidden, N heads, D head dimension.
+Shape letters: B batch, T tokens of the step (beacons included), b beacons, H hidden, N query heads, G key/value heads,
+D head dimension.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from videoxl.utils.compat import one_cache
 
 
 class BeaconAttention(Qwen2Attention):
-    """Qwen2 attention whose beacons have projections of their own (`config.beacon_param`; paper section 3.2)."""
+    """Qwen2 attention with separate projections for beacons (`config.beacon_param`; paper section 3.2)."""
 
     beacon_q_proj: nn.Module | None
     beacon_k_proj: nn.Module | None
@@ -60,9 +61,12 @@ class BeaconAttention(Qwen2Attention):
         Args:
             hidden_states: [B, T, H], grouped where `window` is given.
             position_embeddings: cosine and signed sine [B or 1, T, D], in the same order as the rows.
-            attention_mask: what `build_mask` made for the back end, or None for plain causal; one for each window.
+            attention_mask: the result of `build_mask`, None for plain causal; with windows a tuple of one for each.
             cache: advanced by this call; transformers before 5.24 calls it `past_key_values`.
             window: the layout of windows, None for text.
+
+        Returns:
+            [B, T, H], and the attention weights if the back end returns them (of windows: the last one's).
         """
         cache = one_cache(cache, past_key_values)
         windows = window if isinstance(window, WindowLayout) else None
@@ -82,7 +86,7 @@ class BeaconAttention(Qwen2Attention):
                 memory = cache.memory_with(beacons)
                 output = attend_windows(query, key, value, memory, windows.lengths, self.scaling)
                 return self._leave(output, window), None
-            # The cache comes first: it is iterated to its end, where it puts the last window's beacons in place.
+            # The cache comes first in `zip`: so it is iterated to its end, where it writes the last window's beacons.
             seen = cache.update_windows(key, value, self.layer_idx, beacons, windows.lengths)
             queries = query.split([rows for rows, _ in windows.lengths], dim=2)
             outputs = [
@@ -108,7 +112,7 @@ class BeaconAttention(Qwen2Attention):
     def _windows_by_kernel(
         self, hidden_states: Tensor, rope: tuple[Tensor, Tensor], cache: SummaryCache, window: WindowLayout
     ) -> Tensor:
-        """What the rest of `forward` does for windows, in two kernels after the projections; [B, T, N D] grouped."""
+        """As the rest of `forward` for windows, in two kernels after the projections; returns [B, T, N D], grouped."""
         from videoxl.kernels.windows import window_attention
 
         query = project(hidden_states, self.q_proj, self.beacon_q_proj, window)
@@ -134,7 +138,7 @@ class BeaconAttention(Qwen2Attention):
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Queries, keys and values [B, N or G, T, D] in the order of the sequence, rotated to their positions in it.
 
-        For a window also its beacons' keys, rotated to their final positions, and values [B, G, b, D]; else None.
+        For windows also the beacons' keys, rotated to their final positions, and values [B, G, b, D]; else None.
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = project(hidden_states, self.q_proj, self.beacon_q_proj, window).view(heads).transpose(1, 2)
@@ -167,9 +171,9 @@ class SignedRotaryEmbedding(Qwen2RotaryEmbedding):
 
 
 def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """RoPE on x [B, N, T, D], in three kernels where transformers' takes five.
+    """RoPE on x [B, N, T, D], in three kernels; transformers takes five.
 
-    A decoded token is so little work that launching its kernels is what takes time.
+    A decoded token is so little work that most time goes into launching its kernels.
     """
     rolled = x.roll(x.shape[-1] // 2, dims=-1)
     return torch.addcmul(x * cos.unsqueeze(1), rolled, signed_sin.unsqueeze(1))
@@ -207,8 +211,8 @@ class BeaconMLP(Qwen2MLP):
 class BeaconDecoderLayer(nn.Module):
     """A Qwen2 decoder layer that passes the window's layout to its attention and MLP.
 
-    Not one of transformers' `GradientCheckpointingLayer`s: those take the cache from a layer they run twice.
-    `gradient_checkpointing_enable` finds the two attributes below all the same.
+    Not one of transformers' `GradientCheckpointingLayer`s: those remove the cache from a layer that is recomputed.
+    `gradient_checkpointing_enable` still finds the two attributes below.
     """
 
     gradient_checkpointing = False
@@ -231,8 +235,8 @@ class BeaconDecoderLayer(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """hidden_states [B, T, H] -> [B, T, H]; see `BeaconAttention.forward` for the rest.
 
-        With `kv_chunks`, the cache as a `GradientCache` holds it, also the keys and values [B, N, t, D] that the step
-        leaves. They are outputs like any other, so that whatever wraps the layer sees gradients come back through them.
+        With `kv_chunks`, the cache as a `GradientCache` holds it, also returns the keys and values [B, G, t, D] that
+        the step adds. They are outputs like any other, so that wrappers of the layer see gradients through them.
         """
         if kv_chunks is None:
             return self._compute(hidden_states, window, **kwargs)

@@ -1,4 +1,4 @@
-"""The seam of vision towers: pixels in, patch features out.
+"""The interface of vision towers: pixels in, patch features out.
 
 Parameters keep the names of the published checkpoints (`model.vision_tower.vision_tower.*`).
 
@@ -22,7 +22,7 @@ from videoxl.utils.registry import Registry
 
 
 class VisionTower(nn.Module, ABC):
-    """A vision tower, run only as far as the selected layer.
+    """A vision tower, run only up to the selected layer.
 
     `mm_vision_tower` names one as `SCHEME:NAME`, where the scheme is what a subclass was registered under; a name
     without a known scheme is CLIP's. To add one, register a subclass: `@TOWERS.register("mine")`.
@@ -48,11 +48,11 @@ class VisionTower(nn.Module, ABC):
 
     @abstractmethod
     def modules_run(self) -> list[nn.Module]:
-        """The modules that a pass goes through; what lies after the selected layer is not among them."""
+        """The modules that a pass goes through; those after the selected layer are not among them."""
 
     @classmethod
     def complete(cls, config: VideoXLConfig, checkpoint: str | Path | None = None) -> None:
-        """Put into a configuration what makes it stand by itself, while it is known where the checkpoint is."""
+        """Make a configuration self-contained while the checkpoint's location is known."""
 
     @classmethod
     def shape(cls, config: VideoXLConfig) -> TowerShape | None:
@@ -60,7 +60,7 @@ class VisionTower(nn.Module, ABC):
         return None
 
     def load_weights(self, folder: Path) -> None:
-        """Fill the tower from its own folder, for training that starts from a language model."""
+        """Load the weights in the tower's folder, for training from a language model. Raises `ConfigError`."""
         raise ConfigError(f"a {type(self).__name__} has no folder of its own; its weights come with a checkpoint")
 
     def image_processor(self) -> VideoXLImageProcessor:
@@ -73,7 +73,7 @@ class VisionTower(nn.Module, ABC):
         return [name for name, parameter in self.named_parameters() if id(parameter) not in reached]
 
     def _a_parameter(self) -> nn.Parameter:
-        """Found among `parameters()` of a module that runs: to name a weight would make ZeRO-3 gather it."""
+        """Found through `parameters()` of a module that runs: access to a weight by name makes ZeRO-3 gather it."""
         return next(parameter for module in self.modules_run() for parameter in module.parameters())
 
     @property
@@ -118,7 +118,7 @@ def tower_shape(config: VideoXLConfig) -> TowerShape | None:
 
 
 def check_select_layer(select_layer: int, layers: int) -> int:
-    """How many layers run up to hidden state `select_layer`. Raises `ConfigError` for one that there is not."""
+    """How many layers run up to hidden state `select_layer`. Raises `ConfigError` if there is none."""
     if not -(layers + 1) <= select_layer <= layers:
         raise ConfigError(f"mm_vision_select_layer is {select_layer}; the tower has {layers} layers")
     return select_layer if select_layer >= 0 else layers + 1 + select_layer

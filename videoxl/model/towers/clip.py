@@ -33,7 +33,7 @@ _KNOWN_TOWERS: dict[str, dict[str, Any]] = {"clip-vit-large-patch14-336": _VIT_L
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), on the tower's largest activations: one pass over them where there is a kernel."""
+    """x * sigmoid(1.702 x), on the tower's largest activations: one pass over them if a kernel can run."""
 
     def forward(self, x: Tensor) -> Tensor:
         if can_run(x, with_gradients=True):
@@ -44,7 +44,7 @@ class QuickGELU(nn.Module):
 
 
 class CLIPVisionTower(VisionTower):
-    """transformers' CLIP encoder, run only as far as the selected layer.
+    """transformers' CLIP encoder, run only up to the selected layer.
 
     Args:
         config: the tower's own configuration.
@@ -126,11 +126,14 @@ def _square(size: int | Sequence[int] | None) -> int:
 def resolve_vision_config(config: VideoXLConfig, checkpoint: str | Path | None = None) -> CLIPVisionConfig:
     """Find the tower's configuration.
 
-    Stored in the checkpoint itself; else, of `mm_vision_tower`: an existing local path, a folder of that name beside
-    the checkpoint, the known architecture by name, a hub id.
+    It may be stored in the checkpoint itself; else `mm_vision_tower` is tried, in this order, as a local path, the
+    name of a folder in or beside the checkpoint, the name of a known architecture, and a hub id.
 
     Args:
         checkpoint: folder of the checkpoint; None: where `config` was loaded from.
+
+    Raises:
+        CheckpointError: the tower's configuration is in none of these places.
     """
     if config.mm_vision_config is not None:
         return CLIPVisionConfig(**config.mm_vision_config)
@@ -146,7 +149,7 @@ def resolve_vision_config(config: VideoXLConfig, checkpoint: str | Path | None =
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"vision tower {name!r}: no such folder here or beside the checkpoint, not one of the known architectures "
-            f"({', '.join(_KNOWN_TOWERS)}), and the hub does not give it. Put the tower's folder beside the "
+            f"({', '.join(_KNOWN_TOWERS)}), and not available from the hub. Put the tower's folder beside the "
             "checkpoint, or its configuration under 'mm_vision_config' in config.json"
         ) from error
 

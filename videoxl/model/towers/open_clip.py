@@ -11,7 +11,7 @@ from videoxl.model.towers.base import VisionTower, check_select_layer
 
 
 class OpenCLIPVisionTower(VisionTower):
-    """The visual transformer of an OpenCLIP model, run only as far as the selected layer.
+    """The visual transformer of an OpenCLIP model, run only up to the selected layer.
 
     Weights come from the checkpoint (`vision_tower.*` are OpenCLIP's own names).
 
@@ -36,7 +36,7 @@ class OpenCLIPVisionTower(VisionTower):
         visual = open_clip.create_model(name, pretrained=None).visual
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
             raise ConfigError(f"OpenCLIP model {name!r} has a {type(visual).__name__}; only plain ViT towers work here")
-        visual.proj = None  # the projection to the text space is not used; without it its weight is no parameter
+        visual.proj = None  # the projection to the text space is not used; removing it removes its parameter
         blocks = len(visual.transformer.resblocks)
         self.num_layers_run = check_select_layer(select_layer, blocks)
         self.vision_tower = visual

@@ -1,4 +1,4 @@
-"""`python -m NIAH.make_data`: it lives in `videoxl/synth/niah_data.py`."""
+"""`python -m NIAH.make_data`, implemented in `videoxl/synth/niah_data.py`."""
 
 import sys
 

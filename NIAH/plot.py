@@ -1,4 +1,4 @@
-"""`python -m NIAH.plot RESULTS`: it lives in `videoxl/benchmarks/niah`."""
+"""`python -m NIAH.plot RESULTS`, implemented in `videoxl/benchmarks/niah`."""
 
 import sys
 

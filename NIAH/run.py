@@ -1,4 +1,4 @@
-"""`python -m NIAH.run`, the published path of the needle test: it is `videoxl-niah` (`videoxl/benchmarks/niah`)."""
+"""`python -m NIAH.run`, published path of the needle test; the same as `videoxl-niah` (`videoxl/benchmarks/niah`)."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""VNBench under its published path: it is `videoxl-vnbench` (`videoxl/benchmarks/vnbench_cli.py`)."""
+"""VNBench under its published path; the same as `videoxl-vnbench` (`videoxl/benchmarks/vnbench_cli.py`)."""
 
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run by its path, Python would look for modules in this folder, where `videoxl.py` is the plugin.
+    # If run by its path, Python searches this folder for modules and takes the plugin `videoxl.py` for the package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from videoxl.benchmarks.vnbench_cli import main

@@ -1,7 +1,7 @@
 """Video-XL for a checkout of lmms-eval: put this file into `lmms_eval/models/simple/` and add the line
 `"videoxl": "VideoXL",` to `AVAILABLE_SIMPLE_MODELS` in `lmms_eval/models/__init__.py`. The package must be installed.
 
-Where lmms-eval is installed from the package index nothing needs to be put anywhere: `pip install -e ".[eval]"`.
+If lmms-eval is installed from PyPI, this file is not needed: `pip install -e ".[eval]"`.
 """
 
 from videoxl.benchmarks.lmms import VideoXL

@@ -18,7 +18,7 @@ QUESTION = "Does this video contain any inserted advertisement? If yes, which is
 
 
 def ask_window(model: VideoXL, video: Path, start: float, end: float, fps: float, ratio: int | None) -> str | None:
-    """What is advertised between two seconds; None: nothing."""
+    """The model's answer about the video between two times; None if it sees no advertisement."""
     text = model.ask(video, QUESTION, start=start, end=end, fps=fps, ratio=ratio, max_new_tokens=64).text
     return text if text.lower().startswith("yes") else None
 
@@ -26,9 +26,9 @@ def ask_window(model: VideoXL, video: Path, start: float, end: float, fps: float
 def narrow(
     model: VideoXL, video: Path, start: float, end: float, text: str, precision: float, fps: float, ratio: int | None
 ) -> list[Moment]:
-    """The advertisements of a window that has one, each to `precision` seconds.
+    """Locate the advertisements of a window that has one, to spans of at most `precision` seconds.
 
-    A half in which the model sees none is left out. Where it sees none in either half, the window is kept whole.
+    A half in which the model sees none is dropped. If it sees none in either half, the whole window is kept.
     """
     if end - start <= precision:
         return [Moment(start, end, text)]
@@ -42,7 +42,7 @@ def narrow(
 
 
 def join_touching(moments: list[Moment]) -> list[Moment]:
-    """Moments of the same text that touch, as one."""
+    """Merge adjacent moments with the same text."""
     joined: list[Moment] = []
     for moment in sorted(moments, key=lambda each: each.start):
         if joined and joined[-1].end >= moment.start and joined[-1].text == moment.text:
@@ -63,7 +63,7 @@ def find_advertisements(
     """Advertisements in order of time.
 
     Args:
-        window: seconds of the first look. precision: seconds to which a span is narrowed. fps: frames a second.
+        window: seconds per window in the first pass. precision: seconds at which halving stops. fps: frames per second.
     """
     if precision <= 0:
         raise ArgumentError(f"a precision of {precision} s is never reached; give one above 0")

@@ -43,9 +43,9 @@ def find_anomalies(
     """Windows in which the event is likelier than not, best first, each with a description.
 
     Args:
-        event: a question that yes or no answers. describe: asked of the windows that are found.
-        window: seconds. overlap: share of a window that the next one repeats, 0 to below 1: an event on a border is
-            whole in one of the two. fps: frames a second. threshold: least probability of yes.
+        event: a yes-or-no question. describe: question about the windows that reach the threshold.
+        window: seconds per window. overlap: share of a window that the next one repeats, from 0 to below 1, so that
+            short events at a border are whole in one of them. fps: frames per second. threshold: minimum probability.
     """
     found = []
     for start, end in windows(0, duration(video), window, window * (1 - overlap)):

@@ -19,7 +19,7 @@ class Moment:
     """What was found between two seconds of a video.
 
     Attributes:
-        start, end: seconds from the first frame. text: what the model says of it. score: 0 to 1; None: it has none.
+        start, end: seconds from the first frame. text: what the model says about it. score: 0 to 1, or None.
     """
 
     start: float
@@ -39,7 +39,7 @@ def clock(second: float) -> str:
 
 
 def duration(video: Path) -> float:
-    """Length of a video in seconds. Raises `VideoError` for a file that is none."""
+    """Length of a video in seconds. Raises `VideoError` if the file is not a video."""
     return float(probe_video(str(video)).duration)
 
 
@@ -61,7 +61,7 @@ def windows(start: float, end: float, length: float, step: float | None = None) 
 
 
 def parser_of(text: str) -> argparse.ArgumentParser:
-    """The options that all examples have."""
+    """A parser with the options that all examples share."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path)
     parser.add_argument(
@@ -73,7 +73,7 @@ def parser_of(text: str) -> argparse.ArgumentParser:
 
 
 def open_model(given: argparse.Namespace) -> VideoXL:
-    """The model, once the video is known to be one: a wrong path costs no loading."""
+    """Load the model after checking the video, so that a wrong path fails at once."""
     duration(given.video)
     return VideoXL.from_pretrained(given.model, given.device)
 

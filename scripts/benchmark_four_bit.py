@@ -16,11 +16,11 @@ TOKENIZER = Path(__file__).resolve().parent.parent / "assets" / "tiny-random"
 
 
 def four_bit(bench: Bench) -> list[Row]:
-    """Peak and time of reading, and new tokens a second, with the decoder's weights in 4 bits (extra `quant`).
+    """Peak memory and time of reading, and new tokens per second, with 4-bit decoder weights (extra `quant`).
 
-    The logits' error is against the same random weights as they are; with such weights it says little about answers.
+    The logits' error is relative to the same random weights in full precision; it says little about real answers.
     """
-    import bitsandbytes  # noqa: F401  # to know at once, and not after the writing of a checkpoint
+    import bitsandbytes  # noqa: F401  # fail now if it is missing, not after a checkpoint is written
 
     videos = [bench.host_frames(frames) for frames in bench.frames or (2048,)]
     wanted = [bench.first_logits(bench.read(video)) for video in videos]

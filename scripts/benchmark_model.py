@@ -1,6 +1,6 @@
-"""What the parts of `scripts/benchmark.py` share: a model with random weights, frames in host memory, clocks and peaks.
+"""Shared by the parts of `scripts/benchmark.py`: a model with random weights, frames in host memory, timers and peaks.
 
-Everything goes through the public surface: `model.summarize` on 8-bit frames, then `model.generate(..., memory=...)`.
+Everything goes through the public API: `model.summarize` on 8-bit frames, then `model.generate(..., memory=...)`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class HostFrames:
 
 @dataclass
 class Bench:
-    """A model with random weights, and what the command line says about it."""
+    """A model with random weights, and the options of the command line."""
 
     model: LlavaQwenForCausalLM
     ratio: int = 8
@@ -65,7 +65,7 @@ class Bench:
         self.prompt = prompt.unsqueeze(0).to(self.device)
 
     def timed(self, work: Callable, *arguments):
-        """(seconds, result); the device has nothing to do before and after."""
+        """(seconds, result) of `work`; waits for the device before and after."""
         self._wait()
         start = time.perf_counter()
         result = work(*arguments)
@@ -73,7 +73,7 @@ class Bench:
         return time.perf_counter() - start, result
 
     def median(self, work: Callable, *arguments) -> float:
-        """Seconds, of `rounds` after one that warms kernels and the allocator up."""
+        """Median seconds of `rounds` runs, after one that warms up kernels and the allocator."""
         if self.warm_up:
             work(*arguments)
         return statistics.median(self.timed(work, *arguments)[0] for _ in range(self.rounds))
@@ -83,7 +83,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def forget_peak(self, memories: bool = True) -> None:
-        """Begin a peak of its own; with `memories` those that are kept go first."""
+        """Reset the peak; with `memories`, drop the kept memories first."""
         if memories:
             self._memories.clear()
         if self.device.type == "cuda":
@@ -111,13 +111,13 @@ class Bench:
         return self._memories[frames]
 
     def answer(self, memory: VideoMemory, tokens: int, rows: int = 1) -> int:
-        """Tokens made for each row, all that were asked for."""
+        """Number of new tokens per row; equals `tokens`, since the model has no end token."""
         prompt = self.prompt.repeat(rows, 1)
         output = self.model.generate(prompt, memory=memory, max_new_tokens=tokens, do_sample=False)
         return output.shape[1] - (prompt.shape[1] - 1 + memory.num_visual_tokens)
 
     def first_logits(self, memory: VideoMemory) -> torch.Tensor:
-        """Of an answer's first token, float32 [V]."""
+        """Logits of an answer's first token, float32 [V]."""
         output = self.model.generate(
             self.prompt, memory=memory, max_new_tokens=1, do_sample=False, output_logits=True,
             return_dict_in_generate=True,

@@ -36,7 +36,7 @@ def summarise(bench: Bench) -> list[Row]:
         encode_s = bench.median(encode_all, bench, video)
         totals, firsts, held = [], [], None
         for round_ in range(bench.rounds + bench.warm_up):
-            held = None  # else two would be on the device
+            held = None  # free the previous memory, so that two are never on the device
             read_s, held = bench.timed(bench.read, video)
             first_s, _ = bench.timed(bench.answer, held, 1)
             if round_ >= bench.warm_up:
@@ -116,7 +116,7 @@ def decode(bench: Bench) -> list[Row]:
 
 
 def question(bench: Bench) -> list[Row]:
-    """The second question on a held memory, and the memory's file: written, and mapped again by another memory."""
+    """Time of a further question on a memory, and of saving and loading the memory's file."""
     rows = []
     for frames in bench.frames or (2048,):
         held = bench.memory(frames)
@@ -140,7 +140,7 @@ def question(bench: Bench) -> list[Row]:
 
 
 def fp8(bench: Bench) -> list[Row]:
-    """Reading with the decoder's products in bf16 and in FP8, and how far the first token's logits are apart.
+    """Reading with the decoder's products in bf16 and in FP8, and the relative error of the first token's logits.
 
     The model stays in FP8, so this part comes last. With random weights the error says little about answers.
     """

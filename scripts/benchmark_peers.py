@@ -1,4 +1,4 @@
-"""The part `peers` of `scripts/benchmark.py`: the same decoder without compression, by transformers alone."""
+"""The part `peers` of `scripts/benchmark.py`: the same decoder without compression, in plain transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videoxl import VideoXLConfig
 
 
 class TokenClock(BaseStreamer):
-    """When each new token was there."""
+    """Times at which each new token arrived."""
 
     def __init__(self):
         self.times: list[float] = []
@@ -70,7 +70,7 @@ def plain_config(config: VideoXLConfig) -> Qwen2Config:
 
 
 def read_plain(plain: Qwen2ForCausalLM, tokens: int, new_tokens: int) -> tuple[float, list[float]]:
-    """Moments: the start, and of each new token after as many random embeddings."""
+    """Generate after `tokens` random embeddings; returns the start time and the time of each new token."""
     embeds = torch.randn(1, tokens, plain.config.hidden_size, device=plain.device, dtype=plain.dtype) * 0.02
     mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=plain.device)
     clock = TokenClock()

@@ -30,7 +30,7 @@ class Scaling:
         return self.a * frames + self.b * frames**2 / ratio
 
     def crossing(self, ratio: float) -> float:
-        """Frames from which on the quadratic part is the larger one; infinity where it was too small to be seen."""
+        """Number of frames above which the quadratic term dominates; infinity if that term is 0."""
         return self.a * ratio / self.b if self.b else float("inf")
 
     def describe(self, ratio: float) -> str:
@@ -56,7 +56,7 @@ def fit(measured: Sequence[tuple[int, int, float]]) -> Scaling:
 
 
 def draw(rows: Sequence[dict], picture: Path, about: str = "") -> Scaling:
-    """Points as measured, lines as fitted, both axes logarithmic; returns what was fitted."""
+    """Plot measured points and fitted lines on logarithmic axes; returns the fit."""
     import matplotlib
 
     matplotlib.use("Agg")

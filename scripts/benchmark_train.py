@@ -3,8 +3,8 @@
     python scripts/benchmark_train.py --config configs/qwen2-1.5b.json --frames 128
     python scripts/benchmark_train.py --config configs/qwen2-7b.json --frames 128 --lora
 
-Every step goes through `VideoXLTrainer`, from 8-bit frames in host memory to the optimizer: vision tower trained (not
-with --lora, which trains adapters and the projector), gradient checkpointing, bf16. Prints a table and writes the
+Every step goes through `VideoXLTrainer`, from 8-bit frames in host memory to the optimizer: with the vision tower (but
+--lora trains only adapters and the projector), gradient checkpointing, bf16. Prints a table and writes the
 numbers as JSON. Needs no checkpoint.
 """
 
@@ -43,7 +43,7 @@ PASSES_FULL, PASSES_LORA = 4, 3
 
 
 class OneVideo(torch.utils.data.Dataset):
-    """One video of random frames, again and again."""
+    """A data set that repeats one video of random frames."""
 
     class_names: dict = {}
     unreadable: list = []
@@ -65,7 +65,7 @@ class OneVideo(torch.utils.data.Dataset):
 
 
 class StepClock(transformers.TrainerCallback):
-    """Seconds of every optimizer step, the device's work included."""
+    """Records the seconds of every optimizer step, including the device's work."""
 
     def __init__(self):
         self.seconds: list[float] = []

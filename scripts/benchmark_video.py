@@ -28,7 +28,7 @@ import numpy as np
 import psutil
 
 FPS, SIZE = 30, (854, 480)
-SCENES = 120  # seconds that are encoded; a longer file has them again
+SCENES = 120  # seconds to encode; a longer file repeats them
 
 
 def main() -> int:
@@ -49,7 +49,7 @@ def main() -> int:
     results = []
     for frames in given.frames:
         runs = {name: [] for name in who}
-        for _ in range(given.rounds):  # in turn, so that both meet the same neighbours
+        for _ in range(given.rounds):  # alternating, so that both run under the same load
             for name in who:
                 runs[name].append(measured(name, video, frames))
         for name in who:
@@ -75,8 +75,8 @@ def measured(name: str, video: Path, frames: int) -> dict:
 
 
 def child(name: str, video: Path, frames: int) -> int:
-    """Decode once and print seconds and the peak of resident memory: above what the imports took, decoder processes
-    (with their imports) included.
+    """Decode once and print seconds and the peak of resident memory: above the level after the imports, including
+    decoder processes (with their imports).
     """
     peak = Peak()
     if name == "decord":
@@ -104,7 +104,7 @@ class Peak:
     """Watches the resident memory of this process and its children, which `getrusage` counts from before their exec.
 
     Attributes:
-        mib: the largest sum seen, above what there was at the start.
+        mib: the largest sum so far in MiB, minus the sum at the start.
     """
 
     def __init__(self):
@@ -140,7 +140,7 @@ def made(seconds: int) -> Path:
 
 
 def encode(path: Path, seconds: int) -> None:
-    """Moving gradients, blocks and grain, by x264's own settings."""
+    """Encode moving gradients, blocks and grain with x264's default settings."""
     import av
     from tqdm import tqdm
 
@@ -166,7 +166,7 @@ def encode(path: Path, seconds: int) -> None:
 
 
 def repeat(source: Path, target: Path, seconds: int) -> None:
-    """The packets of `source` one time after the other, up to `seconds`: each time starts with a keyframe."""
+    """Repeat the packets of `source` up to `seconds`; each repetition starts with a keyframe."""
     import av
 
     with av.open(str(target), "w") as output:

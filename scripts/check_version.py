@@ -1,4 +1,4 @@
-"""Check that version, changelog and tag agree.
+"""Check that version, changelog and tag match.
 
 python scripts/check_version.py            the newest numbered section of CHANGELOG.md is the version
 python scripts/check_version.py v0.2.0     and so is this tag
@@ -27,7 +27,7 @@ def released(changelog: str) -> str:
 
 
 def problems(version: str, changelog: str, tag: str | None = None) -> list[str]:
-    """What does not agree, a line each."""
+    """Mismatches, one line each."""
     found = []
     if released(changelog) != version:
         found.append(f"version is {version}, the newest section of CHANGELOG.md is {released(changelog) or 'none'}")

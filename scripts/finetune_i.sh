@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Stage two: single pictures at any resolution, compressed; decoder, projector and tower learn.
+# Stage two: single pictures at any resolution, compressed; decoder, projector and tower are trained.
 #
 #   MODEL=Qwen2-7B-Instruct PROJECTOR=checkpoints/pretrain/mm_projector.bin DATA=pictures.json bash scripts/finetune_i.sh [flags]
 #
-# Paths and sizes are environment variables (below and in scripts/launch.sh); what stages share stands in
-# scripts/recipe.sh; flags are passed on and win.
+# Paths and sizes are environment variables (below and in scripts/launch.sh); shared flags are in
+# scripts/recipe.sh; flags on the command line override all others.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/launch.sh

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Stage three: pictures, several pictures and videos together, compressed; decoder, projector and tower learn.
+# Stage three: pictures, several pictures and videos together, compressed; decoder, projector and tower are trained.
 #
 #   MODEL=Qwen2-7B-Instruct PROJECTOR=checkpoints/pretrain/mm_projector.bin DATA=mixture.yaml bash scripts/finetune_v.sh [flags]
 #
-# Paths and sizes are environment variables (below and in scripts/launch.sh); what stages share stands in
-# scripts/recipe.sh; flags are passed on and win.
+# Paths and sizes are environment variables (below and in scripts/launch.sh); shared flags are in
+# scripts/recipe.sh; flags on the command line override all others.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/launch.sh

@@ -2,10 +2,10 @@
 #
 #   LAUNCHER    deepspeed (default), torchrun, or python (one process)
 #   GPUS        processes on this machine (default: all GPUs)
-#   HOSTFILE    deepspeed's list of machines, which share the disk that OUTPUT lies on; with torchrun use NNODES, NODE_RANK and MASTER_ADDR
+#   HOSTFILE    deepspeed's list of machines, which must share the disk of OUTPUT; with torchrun use NNODES, NODE_RANK and MASTER_ADDR
 #   MASTER_PORT where the processes meet (default 29500)
 #   DEEPSPEED   its configuration; empty: plain PyTorch (one GPU, data parallel, or FSDP2 by --fsdp full_shard)
-#   PYTHON      the interpreter (default: .venv/bin/python where it is there, else python)
+#   PYTHON      the interpreter (default: .venv/bin/python if it exists, else python)
 
 # launch DEFAULT_CONFIGURATION FLAGS...
 launch() {

@@ -21,7 +21,7 @@ from videoxl.synth.story import tell
 
 SECONDS, FPS, SIDE = 60, 4, 336
 CARD = Card("blue", "star")
-"""Of the training world: the sample shows the way, it is no test."""
+"""From the training world: the sample is a demonstration, not a test."""
 DEPTH = 0.64
 
 

@@ -21,7 +21,7 @@ from videoxl import LlavaQwenForCausalLM, VideoXLConfig
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.synth.base import write_tokenizer_config
 
-VOCAB_SIZE = 320  # 256 bytes and 3 special tokens, rounded up; the last id stands for visual tokens
+VOCAB_SIZE = 320  # 256 bytes and 3 special tokens, rounded up; the last id is the placeholder of visual tokens
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def write_model(folder: Path, seed: int) -> None:
     model.copy_missing_beacon_weights({name for name, _ in model.named_parameters() if "beacon_" in name})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:  # larger than a training start, so that every part has a say in the output
+            if parameter.dim() > 1:  # larger than for training, so that every module affects the output
                 parameter.mul_(4.0 if "vision_tower" not in name else 1.5)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

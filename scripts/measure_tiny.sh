@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What docs/benchmarks/small-model.md reports of a small model, in its main parts, on one GPU; then `python scripts/report.py` makes the tables.
 #
-#   bash scripts/measure_tiny.sh MODEL NAME      NAME as in docs/results/tiny-NAME.json; a run that was ended goes on
+#   bash scripts/measure_tiny.sh MODEL NAME      NAME as in docs/results/tiny-NAME.json; rerun the same command to resume
 #
-# SAMPLES (500) needles a length and ratio, of which every FILES-th (25; 0: none) goes through an mp4 file, which needs
-# PyAV, as VNBench does. LENGTHS and RESULTS (docs/results) change what their names say, WORKERS the processes that draw.
+# SAMPLES (500): needles per length and ratio. Every FILES-th (25; 0: none) goes through an mp4 file, which needs PyAV,
+# as VNBench does. LENGTHS: video lengths in frames. RESULTS: output folder (docs/results). WORKERS: drawing processes.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 model=$1 name=$2

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Stage one: teach the projector, on captions, with everything else still and nothing compressed. Writes mm_projector.bin.
+# Stage one: train the projector on captions, with everything else frozen and without compression. Writes mm_projector.bin.
 #
 #   MODEL=Qwen2-7B-Instruct VISION_TOWER=clip-vit-large-patch14-336 DATA=captions.json bash scripts/pretrain.sh [flags]
 #
-# Paths and sizes are environment variables (below and in scripts/launch.sh); what stages share stands in
-# scripts/recipe.sh; flags are passed on and win.
+# Paths and sizes are environment variables (below and in scripts/launch.sh); shared flags are in
+# scripts/recipe.sh; flags on the command line override all others.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/launch.sh

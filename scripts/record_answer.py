@@ -42,7 +42,7 @@ def main() -> None:
     finally:
         memory.unlink(missing_ok=True)
     svg = console.export_svg(title="videoxl")
-    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.S)  # nothing is loaded from elsewhere
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.S)  # so that the picture loads no web fonts
     output.write_text(svg)
     print(f"wrote {output}")
 

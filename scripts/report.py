@@ -34,7 +34,7 @@ KEPT = {
 OTHER_WAYS = tuple(KEPT)[1:]
 OTHER_TASKS = ("ordering", "counting", "advertisement")
 BUNDLE, NOTHING = "bundle", "-"
-_SHARED = ("task", "frames", "ratio", "reduction", "seed", "samples", "files")  # by the parts of a test
+_SHARED = ("task", "frames", "ratio", "reduction", "seed", "samples", "files")  # equal in all parts of a test
 _COUNTED = ("right", "total", "tries_right", "tries")
 
 
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def sections(results: Path, beside: Path) -> list[str]:
-    """Markdown of everything that is there."""
+    """Markdown sections for all results that exist."""
     runs = {path.stem.removeprefix("tiny-"): load(path) for path in sorted(results.glob("tiny-*.json"))}
     runs = {name: join_parts(stored["cells"]) for name, stored in runs.items() if "cells" in stored}
     found = []
@@ -83,7 +83,7 @@ def sections(results: Path, beside: Path) -> list[str]:
 
 
 def join_parts(cells: Sequence[dict]) -> list[dict]:
-    """Cells of which several processes scored a part each (`--part`) become one; the others stay as they are."""
+    """Merge cells that several processes scored in parts (`--part`); other cells are unchanged."""
     joined: dict[tuple, dict] = {}
     for cell in cells:
         number = cell.get("part", (0, 1))[1]
@@ -109,7 +109,7 @@ def chosen(runs: dict[str, list[dict]]) -> str:
 
 
 def needles(runs: dict[str, list[dict]]) -> str:
-    """Needles by length and ratio, a column a run and ratio."""
+    """Needles by length, one column per run and ratio."""
     cells = {name: pick(cells, "needle", "beacon") for name, cells in runs.items()}
     lengths = sorted({cell["frames"] for each in cells.values() for cell in each})
     ratios = sorted({cell["ratio"] for each in cells.values() for cell in each})
@@ -132,9 +132,9 @@ def by_family(name: str, cells: Sequence[dict]) -> str:
 
 
 def kept(runs: dict[str, list[dict]]) -> str:
-    """What is kept of the visual tokens, at the lengths and ratios that were tried with another way than beacons.
+    """Compression methods compared, at the lengths and ratios of the runs without beacons.
 
-    Where only ways without a ratio were tried, they stand beside beacons at ratio 8.
+    If only methods without a ratio were run, beacons at ratio 8 are shown beside them.
     """
     other = [cell for cells in runs.values() for way in OTHER_WAYS for cell in pick(cells, "needle", way)]
     tried = sorted({(cell["frames"], cell["ratio"]) for cell in other})

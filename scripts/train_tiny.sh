@@ -3,7 +3,7 @@
 #
 #   bash scripts/train_tiny.sh FOLDER [--seed N] [--cpu] [--workers N]
 #
-# One GPU, or --cpu for a much smaller model that shows the same way in minutes. An unfinished run goes on. PYTHON names
+# One GPU, or --cpu for a much smaller model that takes the same steps in minutes. Rerun the same command to resume. PYTHON names
 # the interpreter (default: that of .venv if there is one); it needs PyTorch, transformers and matplotlib, no more.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)

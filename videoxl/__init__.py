@@ -5,7 +5,7 @@
     model = VideoXL.from_pretrained("path/to/VideoXL_weight_8")
     print(model.ask("film.mp4", "What is advertised?", frames=2048))
 
-Importing the package is cheap: what is named below is imported when it is first used. It makes `llava_qwen` known to
+Importing the package is cheap: each name below is imported on first use. The import registers `llava_qwen` with
 transformers' auto classes.
 """
 

@@ -1,8 +1,8 @@
-"""Makes `llava_qwen` known to transformers' auto classes without importing transformers, torch or the model.
+"""Registers `llava_qwen` with transformers' auto classes without importing transformers, torch or the model.
 
-`AutoConfig`, `AutoModelForCausalLM` and `AutoModelForImageTextToText` look classes up in tables. An entry that is
-imported when it is looked up is put into each table as soon as transformers has made it, so that `import videoxl` takes
-milliseconds, in whichever order the two packages are imported.
+`AutoConfig`, `AutoModelForCausalLM` and `AutoModelForImageTextToText` look classes up in tables. As soon as
+transformers has created a table, this module adds a lazy entry to it, which imports its class on lookup. So `import
+videoxl` takes milliseconds, in whichever order the two packages are imported.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def announce() -> None:
 
 
 class _Entry(dict):
-    """The registered part of one of transformers' tables, with one entry more, which is imported when it is asked for.
+    """The registered part of one of transformers' tables, plus one lazy entry, which is imported on lookup.
 
-    Nothing is imported to answer whether another key is there: that is asked while transformers itself is imported.
+    A membership test for another key imports nothing: transformers does such tests while it is being imported.
     """
 
     def __init__(self, table: dict, key: Callable[[], list[Any]], is_key: Callable[[Any], bool], place: tuple):
@@ -91,7 +91,7 @@ _TABLES = {
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls functions on modules right after they were imported."""
+    """Calls a hook on each of certain modules right after its import."""
 
     def __init__(self, hooks: dict[str, Callable[[ModuleType], None]]):
         self._hooks = hooks
@@ -111,7 +111,7 @@ class _AfterImport(MetaPathFinder):
 
 
 class _Hooked(Loader):
-    """A module's own loader, and a function after it."""
+    """Runs a module's own loader, then a hook."""
 
     def __init__(self, loader: Loader, hook: Callable[[ModuleType], None]):
         self._loader, self._hook = loader, hook
@@ -124,4 +124,4 @@ class _Hooked(Loader):
         self._hook(module)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # what inspect and importlib.resources ask a loader for
+        return getattr(self._loader, name)  # inspect and importlib.resources use other attributes of a loader

@@ -1,4 +1,4 @@
-"""Every prompt template, once: those of the published checkpoints, and their texts as token ids."""
+"""The prompt templates of the published checkpoints, and their texts as token ids."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SELECT_MESSAGE = (
     "Carefully watch this video and pay attention to every detail. Based on your observations, select the best option "
     "that accurately addresses the question."
 )
-"""System message behind the published VNBench scores (`eval/eval_vnbench.py` of the published system)."""
+"""System message used for the published VNBench scores (`eval/eval_vnbench.py` of the published system)."""
 
 
 @dataclass
 class Conversation:
-    """A dialogue and how it is written down.
+    """A dialogue and its text format.
 
     Attributes:
-        system: text of the system turn (chat) or what stands before everything (plain).
-        roles: names of the two sides as they are written.
-        messages: (role, text) pairs; None as text leaves the turn open for the model.
-        sep: what ends a turn.
+        system: text of the system turn (chat), or text before all turns (plain).
+        roles: names of the user and the assistant, as they appear in the prompt.
+        messages: (role, text) pairs; a text of None leaves the turn open for the model.
+        sep: text that ends a turn.
         style: `chatml` (Qwen2's chat format) or `plain` (placeholder and caption, for pretraining).
     """
 
@@ -67,27 +67,27 @@ conv_templates = {"default": conv_qwen, "qwen_1_5": conv_qwen, "qwen_2": conv_qw
 default_conversation = conv_qwen
 
 
-_MARK = "\0visual\0"  # no user's text holds it
+_MARK = "\0visual\0"  # does not occur in a user's text
 
 
 @dataclass(frozen=True)
 class PromptText:
-    """The text of one prompt, cut at its visual inputs.
+    """The text of one prompt, split at its visual inputs.
 
     Attributes:
-        texts: what stands before, between and after them: one more than there are visual inputs.
+        texts: the text before, between and after the visual inputs; one more than there are visual inputs.
     """
 
     texts: tuple[str, ...]
 
     @property
     def prefix(self) -> str:
-        """What stands before the first visual input: what a video memory has read."""
+        """Text before the first visual input; a video memory has read it."""
         return self.texts[0]
 
     @property
     def suffix(self) -> str:
-        """What stands after the last one."""
+        """Text after the last visual input."""
         return self.texts[-1]
 
     @property
@@ -105,8 +105,8 @@ def question_prompt(
     """One question about visual inputs in Qwen2's chat format. The inputs come first; `<image>` in a text is text.
 
     Args:
-        separator: between the visual inputs and the question.
-        answer: how the answer begins, where the model is to go on from there.
+        separator: text between the visual inputs and the question.
+        answer: beginning of the answer, which the model continues.
     """
     conversation = conv_qwen.copy()
     conversation.system = f"<|im_start|>system\n{system}"
@@ -116,16 +116,16 @@ def question_prompt(
 
 
 def check_template(name: str) -> None:
-    """Raise `ConfigError` for a conversation template that there is not."""
+    """Raise `ConfigError` for an unknown conversation template."""
     if name not in conv_templates:
         raise ConfigError(f"conv_template {name!r} is not known; use one of {', '.join(conv_templates)}")
 
 
 def template_prompt(template: str, context: str, num_visuals: int) -> PromptText:
-    """A one-turn prompt by a published template.
+    """A one-turn prompt in a published template.
 
-    As published, `<image>` in the context stands for a visual input where it comes as often as there are such inputs;
-    else they come first, and whatever the context holds is text.
+    As published, if the context has exactly one `<image>` per visual input, each stands for one of them. Otherwise the
+    visual inputs come first, and every `<image>` in the context is plain text.
     """
     if num_visuals and context.count(DEFAULT_IMAGE_TOKEN) == num_visuals:
         context = context.replace(DEFAULT_IMAGE_TOKEN, _MARK)
@@ -135,14 +135,14 @@ def template_prompt(template: str, context: str, num_visuals: int) -> PromptText
 
 
 def _one_turn(conversation: Conversation, text: str) -> PromptText:
-    """A conversation of one question, cut where the text has the mark of a visual input."""
+    """A conversation of one question, split at the marks of the visual inputs."""
     conversation.append_message(conversation.roles[0], text)
     conversation.append_message(conversation.roles[1], None)
     return PromptText(tuple(conversation.get_prompt().split(_MARK)))
 
 
 def text_ids(tokenizer, text: str) -> list[int]:
-    """Ids of a text in which `<image>` is text, too."""
+    """Token ids of a text; `<image>` in it is plain text."""
     return tokenizer(text).input_ids if text else []
 
 
@@ -153,7 +153,7 @@ def video_prompt_ids(tokenizer, question: str, system: str = SYSTEM_MESSAGE) -> 
 
 
 def join_prompt_ids(*texts: list[int]) -> list[int]:
-    """One prompt from the ids of its texts, a placeholder between each two."""
+    """One prompt from the ids of its texts, with a placeholder between neighbours."""
     ids = list(texts[0])
     for text in texts[1:]:
         ids += [IMAGE_TOKEN_INDEX, *text]

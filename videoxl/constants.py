@@ -1,10 +1,10 @@
-"""Names and numbers shared by the whole package; the published code exports the same ones."""
+"""Constants shared by the whole package; the published code exports the same names."""
 
 IGNORE_INDEX = -100
-"""Label of a token that takes no part in the loss."""
+"""Label of a token that the loss ignores."""
 
 IMAGE_TOKEN_INDEX = -200
-"""Id that stands in `input_ids` for one visual span (a picture or a video). Never decoded, never embedded."""
+"""Placeholder id in `input_ids` for one visual span (a picture or a video). Never decoded, never embedded."""
 
 TOKEN_PERFRAME = 144
 """Visual tokens of one video frame: 24 x 24 patches pooled 2 x 2 (ViT-L/14 at 336 pixels)."""

@@ -1,4 +1,4 @@
-"""Prompt templates under their published path; they live in `videoxl.chat`."""
+"""Prompt templates under their published import path; defined in `videoxl.chat`."""
 
 from videoxl.chat import (
     SELECT_MESSAGE,

@@ -1,7 +1,7 @@
-"""Every error this package raises on purpose.
+"""The errors and warnings that this package defines.
 
-All derive from `VideoXLError`, so that a caller can catch one class; those that stand for a wrong argument are
-`ValueError`s too. A message names the value, the limit and what to do about it.
+All errors derive from `VideoXLError`, so that a caller can catch one class; those for a wrong argument are also
+`ValueError`s. A message names the value, the limit and what to do about it.
 """
 
 
@@ -10,7 +10,7 @@ class VideoXLError(Exception):
 
 
 class ConfigError(VideoXLError, ValueError):
-    """A configuration asks for something that this system does not do."""
+    """A configuration asks for something that this package does not support."""
 
 
 class CheckpointError(VideoXLError):
@@ -18,11 +18,11 @@ class CheckpointError(VideoXLError):
 
 
 class PlanError(VideoXLError, ValueError):
-    """The window plan cannot be made: a ratio or a window size that does not work."""
+    """No window plan exists for the given ratio and window size."""
 
 
 class PromptError(VideoXLError, ValueError):
-    """Prompt, placeholders and visual inputs do not fit together."""
+    """Prompt, placeholders and visual inputs do not match."""
 
 
 class BatchError(VideoXLError, ValueError):
@@ -50,7 +50,7 @@ class MemoryFileError(VideoXLError):
 
 
 class MissingDependencyError(VideoXLError, ImportError):
-    """An optional package is needed for what was asked."""
+    """The request needs an optional package that is not installed."""
 
 
 class NonFiniteError(VideoXLError, ArithmeticError):
@@ -58,11 +58,11 @@ class NonFiniteError(VideoXLError, ArithmeticError):
 
 
 class VideoWarning(UserWarning):
-    """A video can be used, but not all that was asked for."""
+    """A video can be used, but not everything requested is available."""
 
 
 class UnsummarisedTokensWarning(UserWarning):
-    """Some visual tokens of a visual span were not followed by a beacon and left nothing in the cache."""
+    """Some visual tokens of a span have no beacon after them, so the cache holds nothing about them."""
 
 
 class ArgumentError(VideoXLError, ValueError):
@@ -70,4 +70,4 @@ class ArgumentError(VideoXLError, ValueError):
 
 
 class DataError(VideoXLError, ValueError):
-    """Training records are not what they must be, or too many of them cannot be read."""
+    """Input data is malformed, or too many training samples cannot be read."""

@@ -1,4 +1,4 @@
-"""Helpers under the path that the published quick start imports; they live in `media`, `chat` and `model`."""
+"""Helpers under the import path of the published quick start; defined in `media`, `chat` and `model`."""
 
 from videoxl.chat import tokenizer_image_token
 from videoxl.media.views import process_images, resize_views

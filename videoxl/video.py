@@ -1,4 +1,4 @@
-"""Video input under the path that the quick start imports; it lives in `videoxl.media`."""
+"""Video input under the import path of the quick start; defined in `videoxl.media`."""
 
 from videoxl.errors import VideoWarning
 from videoxl.media.choice import FrameChoice

@@ -1,5 +1,5 @@
-"""Questions about videos by path: a video is read once, whatever the order of its questions, and no question sees
-another. The same question gets the same answer alone, in any order and after a resume.
+"""Asks questions about videos by path. A video is read once while its memory is kept, and no question sees another:
+an answer does not depend on the order of questions or on a resume.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Reading:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The same as options of `VideoXL.read`."""
+        """These settings as options of `VideoXL.read`."""
         method = {"ratio": self.ratio, "compressor": self.compressor}
         return {"choice": self.choice, "backend": self.backend, "timeout": self.timeout, **method}
 
     def options_for(self, sources: Sequence[Any]) -> dict[str, Any]:
-        """What of that `VideoXL.ask` takes about pictures and paths: nothing about text, no frames without a video."""
+        """The options that `VideoXL.ask` accepts for these sources: none for text, no frame choice without a video."""
         if not sources:
             return {}
         films = [source for source in sources if isinstance(source, str) and not is_picture_file(Path(source))]
@@ -51,7 +51,7 @@ class Reading:
 
     @property
     def named_method(self) -> dict[str, str]:
-        """The compressor's name for records, where one was named: records of before have none."""
+        """The compressor's name for result files, if one was named: older files have no such entry."""
         return {"compressor": self.compressor} if self.compressor else {}
 
 
@@ -59,7 +59,7 @@ class VideoAsker:
     """A model with the memories of the videos it was asked about last.
 
     Args:
-        memory_bytes: what all kept memories may take together; the newest one is kept whatever it takes.
+        memory_bytes: most bytes for all kept memories; the newest one is kept whatever its size.
     """
 
     def __init__(self, session: VideoXL, reading: Reading, memory_bytes: int = 4 * GIB):
@@ -69,12 +69,12 @@ class VideoAsker:
         self._memories: OrderedDict[tuple[str, str], VideoMemory] = OrderedDict()
 
     def identity(self) -> dict[str, str]:
-        """What makes results of two runs comparable: weights, precision and frames' decoder, not a folder's name."""
+        """Facts that must be equal to compare two runs: weights, precision and video decoder, not the folder's name."""
         facts = model_fingerprint(self.session.model)
         return {**facts, "backend": self.reading.backend, **self.reading.named_method}
 
     def memory(self, path: str | Path, prompt: PromptText) -> VideoMemory:
-        """The memory of a video after the prompt's first text, read now if it is not held.
+        """The memory of a video, read after the prompt's prefix; reads the video if its memory is not kept.
 
         Raises:
             VideoError: it cannot be read. MemoryLimitError: it does not fit on the GPU, even without other memories.
@@ -85,7 +85,7 @@ class VideoAsker:
             return self._memories[key]
         try:
             memory = self.session.read(path, prompt=prompt, **self.reading.options)
-        except MemoryLimitError:  # raised before a frame is read: what other videos hold may be in its place
+        except MemoryLimitError:  # raised before a frame is read; dropping other memories may make room
             if not self._memories:
                 raise
             self._memories.clear()
@@ -97,11 +97,11 @@ class VideoAsker:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that all kept memories take on the device."""
+        """Bytes on the device of all kept memories."""
         return sum(memory.cache.allocated_bytes for memory in self._memories.values())
 
     def facts(self, memory: VideoMemory) -> dict:
-        """What an answer rests on, for its log: ratio, number of frames, seconds of each."""
+        """Facts about an answer for its log: ratio, number of frames, their times in seconds."""
         return {
             "beacon_ratio": self.reading.ratio,
             **self.reading.named_method,
@@ -125,7 +125,7 @@ def load_asker(
 ) -> VideoAsker:
     """Load a checkpoint to ask. Raises `CheckpointError` and `ConfigError`; see `VideoXL.from_pretrained`."""
     if memory_gb < 0:
-        raise DataError(f"{memory_gb} GB cannot hold memories; give 0 to keep only the newest, or more")
+        raise DataError(f"{memory_gb} GB cannot hold memories; give 0 (keep only the newest) or more")
     try:
         session = VideoXL.from_pretrained(model, device, dtype, **loading)
     except CheckpointError as error:

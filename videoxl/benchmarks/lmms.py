@@ -1,7 +1,7 @@
-"""The model as lmms-eval asks it (https://github.com/EvolvingLMMs-Lab/lmms-eval, "simple" models).
+"""The model for lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval, "simple" models).
 
 Questions about one video share its memory; a video that cannot be read gets an empty answer and a line in the log.
-Every logged sample holds, beside its token counts, the ratio, the number of frames and their times.
+Besides token counts, every logged sample holds the ratio, the number of frames and their times.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GENERATION = ("max_new_tokens", "temperature", "top_p", "num_beams", "do_sample
 
 @dataclass
 class Evidence(TokenCounts):
-    """What an answer rests on, where lmms-eval logs token counts: the one place of a sample that a model can add to."""
+    """Facts about an answer, logged with its token counts: the only entry of a sample that a model can extend."""
 
     facts: dict = field(default_factory=dict)
 
@@ -91,7 +91,7 @@ class VideoXL(lmms):
         return self._in_video_order(requests, respond, "")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """The answers of all rounds as a list; the task says after every round what comes next."""
+        """The answers of all rounds as a list; after each round the task gives the next question."""
 
         def respond(request: Instance) -> GenerationResult:
             context, generation, doc_to_visual, doc_to_text, doc_id, task, split = request.args
@@ -111,14 +111,14 @@ class VideoXL(lmms):
         return self._in_video_order(requests, respond, _Rounds([""]))
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """(*negative* log-likelihood, whether it is what greedy decoding gives) of each continuation.
+        """(*negative* log-likelihood, whether greedy decoding gives it) of each continuation.
 
-        The sign is lmms-eval's own: it takes the lowest number for the best choice, since its models return losses.
-        Wrapped, since lmms-eval 0.7 makes a text of a pair of numbers that comes bare, and then cannot score it.
+        The sign is lmms-eval's: it takes the lowest number as the best choice, since its models return losses. The pair
+        is wrapped, since lmms-eval 0.7 converts a bare pair to a string and then cannot score it.
         """
 
         def respond(request: Instance) -> GenerationResult:
-            if len(request.args) == 2:  # the answer alone, for scores that take its own likelihood off
+            if len(request.args) == 2:  # the answer without a question, for scores that subtract its likelihood
                 return self._score(*request.args, [])
             context, target, doc_to_visual, doc_id, task, split = request.args
             document = self._document(task, split, doc_id)
@@ -142,7 +142,7 @@ class VideoXL(lmms):
         return GenerationResult(_Pair((-likelihood, is_greedy)), Evidence(facts=facts))
 
     def _source(self, prompt: PromptText, seen: list) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """What is asked, options of reading it, and facts for the log; a single video is read once."""
+        """Sources, reading options and facts for the log; a single video becomes a memory."""
         asker = self._asker
         if len(seen) == 1 and isinstance(seen[0], str) and not is_picture_file(Path(seen[0])):
             memory = asker.memory(seen[0], prompt)
@@ -155,21 +155,21 @@ class VideoXL(lmms):
         """Paths of videos and pictures of one document."""
         try:
             return check_visuals(visuals())
-        except SystemExit as error:  # some tasks end the process for a file that is not there
+        except SystemExit as error:  # some tasks exit the process if a file is missing
             raise VideoError(str(error)) from error
 
     def _document(self, task: str, split: str, doc_id: int) -> dict:
         return self.task_dict[task][split][doc_id]
 
     def _in_video_order(self, requests: Sequence[Instance], respond: Callable, failed: Any) -> list[GenerationResult]:
-        """Answers in the order of the requests; those about one video are worked on together."""
+        """Answers in the order of the requests; requests about one video are processed together."""
         order = sorted(range(len(requests)), key=lambda place: self._video_of(requests[place]))
         responses = [GenerationResult(failed)] * len(requests)
         for place in tqdm(order, desc="videoxl", disable=self._rank != 0):
             try:
                 responses[place] = respond(requests[place])
             except UNREADABLE as error:
-                logger.error(f"videoxl: {error}; an empty answer stands for it")
+                logger.error(f"videoxl: {error}; an empty answer is recorded")
                 self._status.add_unreadable(str(error))
             except Exception:
                 self._status.is_broken = True
@@ -177,11 +177,11 @@ class VideoXL(lmms):
         return responses
 
     def _video_of(self, request: Instance) -> str:
-        """The path of a request's video; nothing for requests about something else, which keep their order."""
+        """The path of a request's video; empty for other requests, which keep their order."""
         if len(request.args) == 2:
             return ""
         doc_id, task, split = request.args[-3:]
-        if self._has_videos.get(task, True):  # pictures are not opened twice to find that out
+        if self._has_videos.get(task, True):  # do not open a task's pictures again just to check
             try:
                 seen = self._visuals(lambda: request.args[2](self._document(task, split, doc_id)))
             except (VideoXLError, OSError):
@@ -196,7 +196,7 @@ class _Pair(tuple):
     """(negative log-likelihood, is greedy) where lmms-eval expects a text."""
 
     def strip(self) -> str:
-        """Nothing to keep: lmms-eval's cache of answers would give a text back, which cannot be scored."""
+        """Empty, so that nothing is cached: lmms-eval's answer cache would return text, which cannot be scored."""
         return ""
 
 
@@ -207,11 +207,11 @@ class _Rounds(list):
 
 
 class _ExitStatus:
-    """Gives the process a status at its end: lmms-eval itself ends with 0 whatever happened.
+    """Sets the exit status of the process: lmms-eval itself always exits with 0.
 
     Attributes:
-        is_built: whether the model could be made. is_broken: whether a request ended with an error.
-        unreadable: what this process could not read.
+        is_built: whether the model was built. is_broken: whether a request raised an error.
+        unreadable: messages about inputs that this process could not read.
     """
 
     def __init__(self, strict: bool):
@@ -219,11 +219,11 @@ class _ExitStatus:
         self.is_built = self.is_broken = False
         self.unreadable: set[str] = set()
         self._store = None
-        atexit.register(self._end)  # first of all: it runs last, after everybody's own work
+        atexit.register(self._end)  # registered early, so that it runs after the other handlers
 
     def share(self) -> None:
-        """Count over all processes. Through the store, which waits for nobody: a process whose answers all come from
-        lmms-eval's cache is never asked anything."""
+        """Count over all processes through the store, which needs no collective call: a process whose answers all come
+        from lmms-eval's cache runs no request."""
         if dist.is_initialized():
             self._store = dist.distributed_c10d._get_default_store()
 
@@ -238,9 +238,9 @@ class _ExitStatus:
 
     def _end(self) -> None:
         if not self.is_built or self.is_broken:
-            self._exit(2)  # on every process: a launcher then ends those that would wait for this one
+            self._exit(2)  # in every process: the launcher then stops those that would wait for this one
         if not self.strict or int(os.environ.get("RANK", 0)):
-            return  # a launcher that saw another process fail would end the one that still writes results
+            return  # if another process failed, the launcher would stop the one that still writes results
         number = self._add(0)
         if number:
             print(f"error: strict: {number} visual inputs could not be read, see the log above", file=sys.stderr)
@@ -253,7 +253,7 @@ class _ExitStatus:
 
 
 def check_visuals(visuals: Any) -> list[str | Image.Image]:
-    """Visual inputs of a task as a list. Raises `DataError` for what is neither a picture nor a video's path."""
+    """Visual inputs of a task as a list. Raises `DataError` for anything but pictures and paths."""
     seen = [] if visuals is None else list(visuals) if isinstance(visuals, (list, tuple)) else [visuals]
     for each in seen:
         if not isinstance(each, (str, Image.Image)):
@@ -262,7 +262,7 @@ def check_visuals(visuals: Any) -> list[str | Image.Image]:
 
 
 def parse_ratio(value: int | str) -> int:
-    """One compression ratio from what lmms-eval makes of `beacon_ratio=8` or `beacon_ratio=[8]`."""
+    """Parse lmms-eval's value of `beacon_ratio=8` or `beacon_ratio=[8]`. Raises `ConfigError`."""
     try:
         parsed = ast.literal_eval(str(value))
     except (ValueError, SyntaxError) as error:
@@ -270,7 +270,7 @@ def parse_ratio(value: int | str) -> int:
     ratios = parsed if isinstance(parsed, (list, tuple)) else [parsed]
     if len(ratios) != 1 or not isinstance(ratios[0], int):
         raise ConfigError(
-            f"beacon_ratio={value}: give one ratio; drawing among several would make other scores every time"
+            f"beacon_ratio={value}: give one ratio; random draws from several would change the scores in every run"
         )
     return ratios[0]
 
@@ -288,7 +288,7 @@ def _generation_options(given: dict) -> dict:
 
 
 def _cut(answer: str, until: str | Sequence[str] | None) -> str:
-    """What stands before the first of the texts that end an answer."""
+    """The answer up to the first stop string."""
     for stop in [until] if isinstance(until, str) else until or ():
         answer = answer.split(stop)[0] if stop else answer
     return answer

@@ -1,4 +1,4 @@
-"""What lmms-eval's `--model_args` may hold for this model."""
+"""lmms-eval's `--model_args` for this model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class LmmsArguments:
 
     Attributes:
         pretrained: checkpoint folder. device_map, device, dtype, attn_implementation: how it is loaded.
-        max_frames_num: frames of a video, uniform; fps: frames a second instead, `max_frames_num` at most.
-        beacon_ratio: one compression ratio for every video, so that scores can be made again. compressor: how
-            visual tokens become positions (`beacon`, `drop`, `mean`, `none`, or one that was registered).
-        memory_cache_gb: what memories of videos may take on the device.
-        video_decode_backend: `pyav`, `decord` or `torchcodec`. decode_timeout: seconds without a frame.
-        strict: end with status 1 where a video could not be read, after the results are written.
+        max_frames_num: frames per video, evenly spaced; fps: frames per second instead, at most `max_frames_num`.
+        beacon_ratio: one compression ratio for every video, so that scores are reproducible. compressor: how
+            visual tokens are compressed (`beacon`, `drop`, `mean`, `none`, or a registered one).
+        memory_cache_gb: most GiB of video memories to keep on the device.
+        video_decode_backend: `pyav`, `decord` or `torchcodec`. decode_timeout: most seconds without a frame.
+        strict: exit with status 1 after the results are written if an input could not be read.
         conv_template, customized_config, mm_spatial_pool_stride, mm_spatial_pool_mode: as published.
         model_name, truncation, truncate_context, use_cache, max_batch_size: accepted because the published command
-            lines name them; nothing depends on them.
+            lines use them, but ignored.
     """
 
     pretrained: str = ""

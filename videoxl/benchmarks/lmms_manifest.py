@@ -1,4 +1,4 @@
-"""What lmms-eval finds by the entry point: a name for a class that is imported when it is asked for."""
+"""lmms-eval's entry point: maps model names to the class, which is imported on demand."""
 
 from lmms_eval.models.registry_v2 import ModelManifest
 

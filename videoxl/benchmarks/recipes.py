@@ -27,14 +27,14 @@ FOLDER = "configs/eval"  # of the package's resources
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a score depends on.
+    """The settings that a score depends on.
 
     Attributes:
-        task: of lmms-eval. metric: its name in the results file. scale: from its numbers there to per cent.
-        max_frames_num, beacon_ratio: of every video. generation: as lmms-eval takes it.
-        prompt: whose words the question is asked in, for the reader; the task brings it.
-        published: the published 7B checkpoint's score. tolerance: points within which a run agrees with it.
-        source: where the published score stands.
+        task: lmms-eval's task. metric: its name in the results file. scale: factor from its value to per cent.
+        max_frames_num, beacon_ratio: settings for every video. generation: lmms-eval's `--gen_kwargs`.
+        prompt: origin of the prompt, for the reader; the task defines it.
+        published: the published 7B checkpoint's score. tolerance: points by which a run may differ from it.
+        source: where the score was published.
     """
 
     task: str
@@ -59,7 +59,7 @@ class Recipe:
 
 
 def load_recipe(name: str, folder: Path | None = None) -> Recipe:
-    """The recipe of a benchmark. Raises `DataError` that lists those there are, or names a wrong key."""
+    """The recipe of a benchmark. Raises `DataError`: an unknown name (lists the known ones) or a wrong key."""
     path = (folder or resource(FOLDER)) / f"{name}.yaml"
     if not path.is_file():
         raise DataError(f"no recipe {name!r}; there are {', '.join(recipe_names(folder))}")
@@ -77,7 +77,7 @@ def read_score(output: Path, recipe: Recipe, since: float = 0.0) -> float:
     """The score in the newest results file below `output`, in per cent.
 
     Args:
-        since: seconds of the epoch; older files belong to other runs.
+        since: Unix time in seconds; older files belong to other runs.
 
     Raises:
         DataError: no such file, or no such score in it.

@@ -1,6 +1,6 @@
-"""VNBench: a video asked four times about one thing, the right option in another place each time.
+"""VNBench: every question is asked four times, with the right option in another place each time.
 
-Zhao et al., "Needle In A Video Haystack" (VideoNIAH), with the prompt and the frames behind Video-XL's published scores
+Zhao et al., "Needle In A Video Haystack" (VideoNIAH), with the prompt and the frames of Video-XL's published scores
 (`eval/eval_vnbench.py` of the published system).
 """
 
@@ -65,7 +65,7 @@ def load_examples(annotations: Path, videos: Path) -> list[Example]:
     seen: set[str] = set()
     for example in examples:
         if example.question_id in seen:
-            raise DataError(f"{annotations} has {example.question_id} twice: a video has each try once")
+            raise DataError(f"{annotations} has {example.question_id} twice; every (video, try) must be unique")
         seen.add(example.question_id)
     return examples
 
@@ -100,12 +100,12 @@ def _example(entry: object, where: str, videos: Path) -> Example:
 
 
 def missing_videos(examples: Sequence[Example]) -> list[Path]:
-    """Videos that are not there."""
+    """Missing videos."""
     return [video for video in dict.fromkeys(example.video for example in examples) if not video.is_file()]
 
 
 def check_videos(examples: Sequence[Example]) -> None:
-    """Raise `DataError` that lists and counts the videos that are not there."""
+    """Raise `DataError` that counts and lists missing videos."""
     absent = missing_videos(examples)
     if absent:
         listed = ", ".join(path.name for path in absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
@@ -117,21 +117,21 @@ def check_videos(examples: Sequence[Example]) -> None:
 
 
 def extract(answer: str) -> str:
-    """What is in the first parentheses of an answer, or all of it."""
+    """The text in the first parentheses of an answer, or the whole answer."""
     found = re.search(r"\((.*?)\)", answer)
     return found.group(1) if found else answer
 
 
 class Submission:
-    """A file of answers that grows line by line and can be gone on with, by any number of processes.
+    """A file of answers that grows line by line and can be resumed by any number of processes.
 
-    Every process but the first one writes into a part beside the file; `merge` puts all in order.
+    Every process except the first writes into a part file beside it; `merge_parts` merges and sorts them.
 
     Args:
-        settings: what all answers of the file share; answers made otherwise are refused.
+        settings: settings that all answers in the file share.
 
     Raises:
-        DataError: the file holds answers of another run, or something else.
+        DataError: the file holds answers with other settings, or something else.
     """
 
     def __init__(self, path: Path, settings: dict, processes: Processes):
@@ -146,7 +146,7 @@ class Submission:
                     f"{path} holds answers of another run ({stored or 'or of no run of this program'}), not of "
                     f"{json.dumps(settings)}; name another file"
                 )
-        processes.wait()  # all have looked before the first one writes
+        processes.wait()  # all processes have checked before the first one writes
         if processes.rank == 0:
             write_json(about, settings, indent=None)
             self.merge_parts(is_mended=True)
@@ -157,7 +157,7 @@ class Submission:
         append_row(self._own, row)
 
     def merge_parts(self, is_mended: bool = False, order: Sequence[str] = ()) -> list[dict]:
-        """All answers in one file, in `order` of their question ids; the parts go."""
+        """Merge all answers into one file, in the `order` of their question ids, and delete the part files."""
         parts = sorted(self.path.parent.glob(glob.escape(self.path.name) + ".part*"))
         files = [file for file in (self.path, *parts) if file.is_file()]
         rows = {row["question_id"]: row for file in files for row in read_rows(file, is_mended)}
@@ -172,7 +172,7 @@ class Submission:
 def answer_all(
     asker: VideoAsker, examples: Sequence[Example], submission: Submission, max_new_tokens: int = 1024
 ) -> list[tuple[Path, str]]:
-    """Answer what is not answered yet; a video's questions stand together, so that it is read once.
+    """Answer the open questions, grouped by video so that each video is read once.
 
     Returns:
         Videos that could not be read, each with the reason; their questions have no row.

@@ -1,11 +1,11 @@
 """Run VNBench on a checkpoint, or score a submission.
 
     videoxl-vnbench --annotations VNBench-main-4try.json --videos DIR --model DIR --output vnbench.jsonl
-    torchrun --nproc_per_node 8 eval/eval_vnbench.py ...      the same over several GPUs (or accelerate launch)
+    torchrun --nproc_per_node 8 eval/eval_vnbench.py ...      the same on several GPUs (or with accelerate launch)
     videoxl-vnbench --score submit/vnbench.jsonl
 
-Rerun the same command to resume. The score is printed as VNBench's own scorer prints it; a table goes to standard
-error, all numbers to a JSON file beside the submission.
+Rerun the same command to resume. Standard output gets the score in the format of VNBench's own scorer, standard error
+a table; a JSON file beside the submission holds all numbers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Answer and score. 1 where videos could not be read."""
+    """Answer and score. Returns 1 if videos could not be read, else 0."""
     examples = load_examples(given.annotations, given.videos)
     if given.skip_missing:
         absent = set(missing_videos(examples))
@@ -90,7 +90,7 @@ def run(given: argparse.Namespace) -> int:
         submission.merge_parts(order=[example.question_id for example in examples])
         show_score(given.output)
         if number:
-            print(f"{number} videos could not be read; the same command tries them again", file=sys.stderr)
+            print(f"{number} videos could not be read; rerun the same command to retry them", file=sys.stderr)
     processes.wait()
     return 1 if number else 0
 

@@ -1,5 +1,5 @@
-"""VNBench's score: a video counts where all four tries are right. Equal to the benchmark's own scorer
-(`evaluation/eval.py` of VideoNIAH), line for line of what it prints.
+"""VNBench's score: a video counts where all four tries are right. Prints the same lines as the
+benchmark's own scorer (`evaluation/eval.py` of VideoNIAH).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GROUPS = {"ret": "retrieval", "ord": "ordering", "cnt": "counting"}
 
 @dataclass(frozen=True)
 class TypeScore:
-    """Results of one type: videos right and in all, tries right and in all."""
+    """Results of one type: right videos and all videos, right tries and all tries."""
 
     videos_right: int
     videos: int
@@ -34,7 +34,7 @@ def score_file(path: Path) -> dict[str, TypeScore]:
     """Scores of a submission by type, in alphabetical order.
 
     Raises:
-        DataError: a row that is no answer, named by its line, or no row that counts.
+        DataError: a malformed row (the message has its line number), or no row to score.
     """
     right: dict[str, Counter] = {}
     tries: dict[str, int] = {}
@@ -77,7 +77,7 @@ def _check(row: dict, where: str) -> None:
 
 
 def printed(scores: dict[str, TypeScore]) -> str:
-    """What VNBench's scorer prints."""
+    """The output of VNBench's own scorer."""
     lines = []
     for kind, score in scores.items():
         lines += [kind, f"true: {score.videos_right}, total: {score.videos}, acc: {score.accuracy}"]
@@ -109,7 +109,7 @@ def as_json(scores: dict[str, TypeScore]) -> dict:
 
 
 def table(scores: dict[str, TypeScore]) -> str:
-    """Types, groups and the whole for a reader, in per cent."""
+    """A table of types, groups and the overall score, in per cent."""
     lines = [f"{'type':<12} {'videos':>9} {'all four':>9} {'tries':>9}"]
     for kind, score in scores.items():
         share = score.tries_right / max(1, score.tries)

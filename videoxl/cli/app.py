@@ -1,7 +1,7 @@
 """Ask questions about videos, save what was read, inspect files, estimate cost.
 
-Answers, the line of numbers after them and tables go to standard output, progress and notes to standard error.
-Mistakes end with one line and status 2.
+Answers, the line of numbers after them and tables go to standard output; progress and notes go to standard error.
+An error prints one line and exits with status 2.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: say_notes([str(message)])
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app()  # typer itself ends wrong usage with status 2, and Ctrl-C with 130
+        app()  # typer itself exits with 2 for wrong usage and 130 for Ctrl-C
     except VideoXLError as error:
         say(f"error: {error}")
         sys.exit(2)

@@ -77,7 +77,7 @@ def ask(
                 print(piece, end="", flush=True)
             print()
             answer = pieces.answer
-            assert answer is not None  # the iteration has ended without an error
+            assert answer is not None  # set once the iteration ends without an error
         else:
             answer = session.ask(video, question, progress=advance, **options)
     say_notes(answer.notes)
@@ -162,7 +162,7 @@ def summarize(
 
 
 def load(model: Path | None, device: str, dtype: str, fp8: bool) -> VideoXL:
-    """The model to ask, and what its users should know, said once."""
+    """Load the model, and print the notes for its users once."""
     import transformers
 
     from videoxl.session import VideoXL
@@ -176,7 +176,7 @@ def load(model: Path | None, device: str, dtype: str, fp8: bool) -> VideoXL:
 
 
 def _check_choice(choice: dict[str, Any]) -> None:
-    """Catch frames that cannot be chosen before a large model is loaded. Raises `VideoError`."""
+    """Reject an invalid frame choice before a large model is loaded. Raises `VideoError`."""
     from videoxl.session.sources import frame_choice
 
     frame_choice(**choice)

@@ -62,7 +62,7 @@ def estimate_command(
     if not within:
         say(
             f"note: positions reach {cost.highest_position}, the model was trained to {cost.trained_positions}; "
-            "a larger ratio or fewer frames stay within"
+            "a larger ratio or fewer frames stay within its range"
         )
 
 

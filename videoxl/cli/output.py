@@ -1,4 +1,4 @@
-"""What the `videoxl` command prints: notes and progress on standard error, numbers and tables on standard output."""
+"""Output of the `videoxl` command: notes and progress on standard error, numbers and tables on standard output."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ notes = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """One line on standard error, however long."""
+    """Print one line to standard error, without wrapping."""
     notes.print(text, soft_wrap=True, markup=False)
 
 
 def say_notes(sentences: Iterable[str]) -> None:
-    """Notes, each once, however many ways it comes: a warning and a memory's notes say the same."""
+    """Print each note once: the same note can come as a warning and in a memory's notes."""
     for sentence in sentences:
         if sentence not in _said:
             _said.add(sentence)
@@ -28,7 +28,7 @@ def say_notes(sentences: Iterable[str]) -> None:
 
 
 def start_notes() -> None:
-    """A new command says its notes whatever another one in this process has said."""
+    """Forget printed notes, so that a new command in this process prints its own."""
     _said.clear()
 
 
@@ -36,7 +36,7 @@ _said: set[str] = set()
 
 
 class FrameProgress:
-    """A bar of frames that are read; it shows once their number is known."""
+    """A progress bar of frames read; it appears once the total is known."""
 
     def __init__(self):
         columns = (TextColumn("reading frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -50,7 +50,7 @@ class FrameProgress:
         self._bar.stop()
 
     def start(self, total: int) -> None:
-        """So many frames will be read."""
+        """Show the bar for `total` frames."""
         self._bar.start()
         self._task = self._bar.add_task("", total=total)
 
@@ -75,7 +75,7 @@ def _inputs(frames: int) -> str:
 
 
 def _rows(facts: dict) -> list[tuple[str, str]]:
-    """Names and values for a table; the unit stands after a number of bytes."""
+    """Names and values for a table; byte counts get a unit."""
     return [(key.removesuffix("_bytes").replace("_", " "), _readable(key, value)) for key, value in facts.items()]
 
 

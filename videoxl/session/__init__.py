@@ -1,4 +1,4 @@
-"""The one object to ask: load a model, read a video, ask it."""
+"""`VideoXL`: load a model, read a video, ask questions about it."""
 
 from videoxl.session.answer import Answer, FrameTime
 from videoxl.session.session import VideoXL

@@ -1,4 +1,4 @@
-"""What a question gives back: the text, and what it rests on."""
+"""The result of a question: the text, and the frames and numbers it is based on."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import NamedTuple
 class FrameTime(NamedTuple):
     """A frame that was read: its number in the file (-1 if unknown) and its second (NaN if unknown)."""
 
-    index: int  # type: ignore[assignment]  # `tuple.index` is not wanted here
+    index: int  # type: ignore[assignment]  # hides `tuple.index` on purpose
     second: float
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and its numbers.
+    """An answer and its statistics.
 
     Attributes:
-        text: without special tokens and surrounding space.
-        new_tokens: of the answer. prompt_tokens: of the text around the visual input.
-        visual_tokens: that the visual input became. cached_positions: what the text after the last visual input finds
-            in the cache.
-        ratios: compression ratios that were used, each once, ascending; 0 keeps every token.
+        text: the answer, without special tokens and surrounding space.
+        new_tokens: tokens of the answer. prompt_tokens: tokens of the text around the visual input.
+        visual_tokens: tokens of the visual input. cached_positions: positions in the cache when the text after the last
+            visual input is read.
+        ratios: compression ratios used, each once, ascending; 0 keeps every token.
         compressor: the method's name.
         frames: the video frames that were read, in order; empty for pictures.
         seconds: by stage (`decode`, `encode`, `summarise`, `first token`, `answer`).
-        peak_memory_bytes: the most so far, since the process started: allocated on the GPU (or since
-            `torch.cuda.reset_peak_memory_stats`); on the CPU, resident in this process.
-        notes: sentences that a user should see (fewer frames than asked for, a damaged file, ...).
+        peak_memory_bytes: peak since the process started: memory allocated on the GPU (since the last
+            `torch.cuda.reset_peak_memory_stats`, if it was called); on the CPU, resident memory of this process.
+        notes: sentences to show the user (fewer frames than asked for, a damaged file, ...).
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Facts about a checkpoint, a memory file or a video, as flat dictionaries; what `videoxl info` prints."""
+"""Facts about a checkpoint, a memory file or a video, as flat dictionaries; `videoxl info` prints them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from videoxl.model.memory import VideoMemory
 
 
 def describe(path: Path) -> dict:
-    """Facts about whatever `path` is; raises the error of what it looks like where it cannot be read."""
+    """Describe a checkpoint folder, a memory file or a video. If it cannot be read, raises the error of that kind."""
     if path.is_dir():
         return describe_checkpoint(path)
     if is_memory_file(path):
@@ -67,7 +67,7 @@ def describe_checkpoint(folder: Path) -> dict:
 
 
 def describe_memory(path: Path) -> dict:
-    """What a memory file holds; needs no model."""
+    """Describe a memory file; needs no model."""
     state = read_state(path)
     ratios = state["window_ratios"]
     return {
@@ -104,7 +104,7 @@ def describe_video(path: Path) -> dict:
 
 
 def _rounded(seconds: float | None) -> float | None:
-    """None, which JSON has, for a time that is not known."""
+    """Rounded seconds; None for an unknown time, since JSON has no NaN."""
     return None if seconds is None or math.isnan(seconds) else round(seconds, 3)
 
 

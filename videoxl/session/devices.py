@@ -1,4 +1,4 @@
-"""Which device a model goes to."""
+"""Chooses the device of a model."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import torch
 
 from videoxl.errors import ConfigError
 
-_SPREAD = ("balanced", "balanced_low_0", "sequential")  # accelerate's ways to spread layers over GPUs
+_SPREAD = ("balanced", "balanced_low_0", "sequential")  # accelerate's device maps, which spread layers over GPUs
 
 
 def pick_device(asked: str | torch.device | dict) -> str | dict:
-    """Where a model goes; `auto` is the GPU with most free memory, or the CPU where there is none.
+    """The device for a model; `auto` is the GPU with the most free memory, or the CPU if there is no GPU.
 
     Args:
         asked: a device as PyTorch names it; `balanced`, `balanced_low_0` or `sequential` to spread the layers over all
-            GPUs; a dict from modules to devices.
+            GPUs; a dict from module names to devices.
+
+    Returns:
+        A device map for `load_pretrained_model`.
 
     Raises:
-        ConfigError: a device that is not known or not here.
+        ConfigError: a device that is unknown or that this machine does not have.
     """
     if isinstance(asked, dict):
         return asked

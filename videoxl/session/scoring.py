@@ -1,4 +1,4 @@
-"""What stands before a question, read into a cache, and the likelihood of what may stand after it."""
+"""Reads the prompt before a question into a cache, and scores continuations of it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Inputs:
 
     Attributes:
         texts: ids before, between and after the visual inputs.
-        memory: the one that comes first, if there is one. images, modalities: what follows it.
-        visual_tokens: of all. frames: of all videos, in order. notes: sentences for the user.
-        method: `ratio` and `compressor`, where nothing was read.
+        memory: the first input, if it is a video memory. images, modalities: pixel values and kinds of the others.
+        visual_tokens: number over all inputs. frames: those of all videos, in order. notes: sentences for the user.
+        method: `ratio` and `compressor` for `images`; empty if there is a memory.
     """
 
     texts: list[list[int]]
@@ -43,7 +43,7 @@ class Inputs:
 
 
 def read_context_of(model: LlavaQwenForCausalLM, inputs: Inputs) -> SummaryCache:
-    """A cache that has read all of a prompt but the text after its last visual input.
+    """A cache with the prompt read up to its last visual input; the text after that is not read.
 
     Raises:
         PromptError: a memory that holds no frame, was read after another text, or has more visual inputs after it.
@@ -67,10 +67,10 @@ def read_context_of(model: LlavaQwenForCausalLM, inputs: Inputs) -> SummaryCache
 def score_continuation(
     model: LlavaQwenForCausalLM, cache: SummaryCache, ids: Sequence[int], number: int
 ) -> tuple[float, bool]:
-    """Log-likelihood of the last `number` of `ids` after what a cache holds; the cache grows.
+    """Log-likelihood of the last `number` of `ids`, given the cache and the ids before them; `ids` extend the cache.
 
     Returns:
-        (sum of the natural logarithms of the tokens' probabilities, whether each is the likeliest one).
+        (sum of the tokens' log probabilities in nats, whether greedy decoding gives these tokens).
     """
     inner = model.model
     tokens = torch.tensor([ids], device=inner.input_device)

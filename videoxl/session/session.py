@@ -1,4 +1,4 @@
-"""`VideoXL`: load a model once, read videos, ask them. The only place that cuts an answer out of a sequence.
+"""`VideoXL`: load a model once, read videos, ask questions about them. Cuts the answer out of `generate`'s output.
 
 model = VideoXL.from_pretrained("path/to/VideoXL_weight_8")
 film = model.read("film.mp4", frames=2048)
@@ -56,10 +56,10 @@ from videoxl.utils.timing import StageTimer, peak_memory
 
 
 class VideoXL:
-    """A model with its tokenizer and preprocessing. It holds no state between questions.
+    """A model with its tokenizer and preprocessing. It keeps no state between questions.
 
     Attributes:
-        model: the `LlavaQwenForCausalLM`, for those who want tensors. tokenizer, image_processor: its own.
+        model: the `LlavaQwenForCausalLM`, for work on tensors. tokenizer, image_processor: the checkpoint's.
         name: the checkpoint's path or hub id, for records.
     """
 
@@ -80,14 +80,14 @@ class VideoXL:
         """Load a checkpoint.
 
         Args:
-            path: a folder in the published layout or a hub id; None: the small model that comes with the package.
-            device: `cpu`, `cuda:0`, ...; `auto` is the GPU with most free memory, or the CPU; `balanced` spreads the
-                layers over all GPUs (see `pick_device`).
-            dtype: `auto` is bfloat16 (float16 where the GPU has none), float32 on the CPU.
+            path: a folder in the published layout, or a Hugging Face hub id; None: the model bundled with the package.
+            device: `cpu`, `cuda:0`, ...; `auto` is the GPU with the most free memory, or the CPU; `balanced` spreads
+                the layers over all GPUs (see `pick_device`).
+            dtype: `auto` is bfloat16 on a GPU (float16 if it lacks bfloat16) and float32 on the CPU.
             **loading: see `load_pretrained_model` (`load_4bit`, `load_fp8`, `attn_implementation`, ...).
 
         Raises:
-            CheckpointError: no such folder, or one that is no model. ConfigError: an unknown device, dtype or
+            CheckpointError: the folder does not exist or is not a checkpoint. ConfigError: an unknown device, dtype or
                 method.
         """
         if path is not None and not isinstance(path, (str, Path)):
@@ -124,31 +124,31 @@ class VideoXL:
         progress: Progress | None = None,
         timer: StageTimer | None = None,
     ) -> VideoMemory:
-        """Read a video once, to be asked any number of times.
+        """Read a video once, for any number of questions.
 
         Args:
-            video: a file, or a stream that was opened with `open_video`.
+            video: a file, or a stream from `open_video`.
             frames: how many, evenly spaced over the interval (default 128). fps: how many per second instead, at most
-                `max_frames`. start, end: the interval in seconds. choice: all of this as one object, in place of it.
-            ratio: visual tokens that one cached position sums up; None: the checkpoint's one ratio, or 8.
-            compressor: `beacon` (None), `drop`, `mean`, `none`, or one that was registered.
-            backend: `pyav`, `decord`, `torchcodec`, or one that was registered.
-            timeout: seconds without a frame after which decoding is ended; None: never.
-            system: the system message. prompt: the whole text of the question to come, where it is not the template's.
-            progress: called with numbers of frames as they are read; if it has a method `start`, that is called before
-                with the number of all.
+                `max_frames`. start, end: the interval in seconds. choice: all of these as one object instead.
+            ratio: visual tokens per cached position; None: the checkpoint's ratio if it has only one, else 8.
+            compressor: `beacon` (None), `drop`, `mean`, `none`, or a registered one.
+            backend: `pyav`, `decord`, `torchcodec`, or a registered one.
+            timeout: stop decoding after this many seconds without a frame; None: never.
+            system: the system message. prompt: text before and after the video, instead of the template's.
+            progress: called with the number of frames just read; if it has a method `start`, that is called first
+                with the total number of frames.
             timer: collects the seconds of decoding, encoding and summarising.
 
         Raises:
-            VideoError: not a video, or no frame to choose. PlanError: a ratio that no plan serves.
-            MemoryLimitError: frames that do not fit on the GPU. ConfigError: an unknown compressor.
+            VideoError: not a video, or no frame to choose. PlanError: a ratio that has no window plan.
+            MemoryLimitError: frames do not fit. ConfigError: unknown compressor. PromptError: `choice` and its fields.
         """
         given = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
         chosen = the_choice(choice, given)
         if not isinstance(video, FrameStream):
             found = as_sources(video)
             if len(found) != 1 or not is_video(found[0]):
-                raise VideoError(f"{video} is not one video to read; ask pictures and memories as they are")
+                raise VideoError(f"{video} is not one video to read; pass pictures and memories to ask directly")
             video = found[0]
         elif chosen is not None:
             raise VideoError(f"the frames of {video.info.path} were chosen when it was opened; leave the choice out")
@@ -178,7 +178,7 @@ class VideoXL:
         return open_video(str(video), self.image_processor, choice, backend=backend, timeout=timeout)
 
     def load_memory(self, path: str | Path) -> VideoMemory:
-        """A memory that this model wrote to a file. Raises `MemoryFileError`."""
+        """Load a memory that this model wrote to a file. Raises `MemoryFileError`."""
         return VideoMemory.load(path, self.model)
 
     # -- asking ----------------------------------------------------------------------------------------------------
@@ -188,29 +188,29 @@ class VideoXL:
 
         Args:
             source: the path of a video, of a picture or of a memory's file; a `VideoMemory`; a picture (PIL or uint8
-                [H, W, 3]); several of these (a memory comes first); None: text alone.
-            question: what to ask; a `PromptText` where the template is not wanted.
-            **options: those of `read` for videos (`frames`, `fps`, `start`, `end`, `ratio`, ...), and
+                [H, W, 3]); a list of these (a memory must come first); None: only text.
+            question: a text, or a `PromptText` to use another template.
+            **options: options of `read` for videos (`frames`, `fps`, `start`, `end`, `ratio`, ...), and
 
-                - `max_new_tokens` (1024): the longest answer;
-                - `temperature` (0: always the likeliest token), `top_p`, `seed` of the draws;
+                - `max_new_tokens` (default 1024);
+                - `temperature` (default 0: greedy decoding), `top_p`, `seed` for sampling;
                 - `streamer`, and every other argument of transformers' `generate`.
 
         Raises:
-            PromptError: an empty question, or a source that cannot be asked so. And what `read` raises.
+            PromptError: an empty question, an unsupported source, or an unknown option; and the errors of `read`.
         """
         timer = StageTimer(self.model.device)
         inputs, generation = self._prepare(source, question, options, timer)
         return self._respond(inputs, timer, **generation)
 
     def stream(self, source: Any, question: str | PromptText, **options: Any) -> TextStream:
-        """As `ask`, but yields the text while it is generated.
+        """Like `ask`, but yields the text while it is generated.
 
         Returns:
-            An iterator of texts; after the last one its `answer` is what `ask` returns. Closing it ends the answer.
+            An iterator of texts; after the last one, its `answer` is what `ask` returns. Closing it stops generation.
         """
         if options.get("streamer") is not None:
-            raise PromptError("stream gives the pieces itself; leave streamer out, or use ask")
+            raise PromptError("stream yields the text itself; leave streamer out, or use ask")
         timer = StageTimer(self.model.device)
         inputs, generation = self._prepare(source, question, options, timer)
         stops = generation.pop("stopping_criteria", None) or []
@@ -226,10 +226,10 @@ class VideoXL:
         """Log-likelihood of a continuation after a prompt.
 
         Returns:
-            (sum of the natural logarithms of its tokens' probabilities, whether each is the likeliest one).
+            (sum of its tokens' log probabilities in nats, whether greedy decoding gives these tokens).
 
         Raises:
-            DataError: there is no token to score. And what `ask` raises.
+            DataError: the continuation has no token; and the errors of `ask`.
         """
         ids = text_ids(self.tokenizer, continuation)
         if not ids:
@@ -242,18 +242,18 @@ class VideoXL:
     def respond_to_ids(
         self, ids: Sequence[int], images: Sequence[Tensor] = (), modalities: Sequence[str] = (), **generation: Any
     ) -> str:
-        """The answer to a prompt that is token ids already, with a placeholder for each of `images` (pixel values)."""
+        """Answer a prompt given as token ids, with one placeholder for each of `images` (pixel values [F, 3, S, S])."""
         prompt = torch.tensor([list(ids)], device=self.model.model.input_device)
         extra: dict[str, Any] = {"images": list(images), "modalities": list(modalities)} if len(images) else {}
         output = self._generate(prompt, **extra, **{"do_sample": False, **generation})
         return self._cut(output, prompt, self._count_tokens(images, modalities))[0]
 
-    # -- how it is done --------------------------------------------------------------------------------------------
+    # -- implementation --------------------------------------------------------------------------------------------
 
     def _prepare(
         self, source: Any, question: str | PromptText, options: dict[str, Any], timer: StageTimer
     ) -> tuple[Inputs, dict[str, Any]]:
-        """The prompt with its visual input, and what is left of the options: arguments of `generate`."""
+        """The prompt with its visual input, and the remaining options: arguments of `generate`."""
         sources = as_sources(source)
         options = dict(options)
         reading = {name: options.pop(name) for name in READING if name in options}
@@ -276,7 +276,7 @@ class VideoXL:
         )
         inputs = self._inputs(sources, question, reading, timer)
         if own_prefix and inputs.memory is not None:
-            inputs.texts[0] = inputs.memory.prefix_ids  # whatever text its video was read after
+            inputs.texts[0] = inputs.memory.prefix_ids  # the text that this memory has read, which may be another one
         return inputs, options
 
     def _inputs(self, sources: list, prompt: PromptText, reading: dict, timer: StageTimer) -> Inputs:
@@ -318,8 +318,8 @@ class VideoXL:
         return Inputs(texts, memory, images, modalities, tokens, tuple(frames), notes, method)
 
     def _pixels(self, video: Path, reading: dict[str, Any]) -> tuple[Tensor, list[FrameTime], list[str]]:
-        """For a prompt with several visual inputs: all chosen frames as pixel values [F, 3, S, S] on the CPU, which
-        ones could be read, and notes."""
+        """For a prompt with several visual inputs: the chosen frames as pixel values [F, 3, S, S] float32 on the CPU,
+        the frames that could be read, and notes."""
         choice = the_choice(reading.get("choice"), {name: reading.get(name) for name in INTERVAL})
         more = {name: reading[name] for name in ("backend", "timeout") if name in reading}
         with self.open(video, choice or FrameChoice(DEFAULT_FRAMES), **more) as stream:
@@ -347,7 +347,7 @@ class VideoXL:
             extra["tokenizer"] = self.tokenizer
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         with seeded(seed, self.model.device), FirstToken(timer, streamer) as first:
-            beams = generation.get("num_beams", 1) > 1  # transformers streams no beams
+            beams = generation.get("num_beams", 1) > 1  # transformers cannot stream beam search
             output = self._generate(
                 ids,
                 **extra,
@@ -363,7 +363,7 @@ class VideoXL:
         return output if isinstance(output, Tensor) else output.sequences
 
     def _cut(self, output: Tensor, prompt: Tensor, visual_tokens: int) -> tuple[str, int]:
-        """The answer after the expanded prompt, and its number of tokens."""
+        """Text of the answer, which follows the expanded prompt, and its number of tokens."""
         placeholders = int((prompt[0] == IMAGE_TOKEN_INDEX).sum())
         new = output[0, prompt.shape[1] - placeholders + visual_tokens :]
         return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
@@ -396,5 +396,5 @@ class VideoXL:
         )
 
     def notes(self, memory: VideoMemory | None = None) -> list[str]:
-        """What a user of this model (and of a memory) should know: what it is for, positions beyond its training."""
+        """Notes for the user of this model (and of a memory): its purpose, and positions beyond its training."""
         return notes_about(self.model.config, memory)

@@ -1,4 +1,4 @@
-"""What a user hands over to be asked about, told apart before anything is loaded or decoded."""
+"""Recognises and checks a user's sources (videos, pictures, memories) before anything is loaded or decoded."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def as_sources(source: Any) -> list[Any]:
     """One source or several as a list; each is a `VideoMemory`, a picture, or the path of a file.
 
     Raises:
-        VideoError: no such file, or a folder. PromptError: something that cannot be asked, or a memory that is not
-            the first of several.
+        VideoError: the file does not exist or is a folder. PromptError: a type that is not supported, or a memory
+            after the first source.
     """
     several = list(source) if isinstance(source, (list, tuple)) else [] if source is None else [source]
     found = [_checked(each) for each in several]
     late = [each for each in found[1:] if is_memory(each)]
     if late:
         raise PromptError(
-            "a memory has read the text before its video, so it must come first, and there can be one; ask the other "
-            "videos by their files"
+            "a memory has read the text before its video, so it must come first, and there can be one; give the other "
+            "videos as files"
         )
     return found
 
 
 def is_memory(source: Any) -> bool:
-    """Whether it is a memory, held or in a file."""
+    """Whether it is a memory: a `VideoMemory` or a memory file."""
     return isinstance(source, VideoMemory) or (isinstance(source, Path) and is_memory_file(source))
 
 
@@ -63,11 +63,11 @@ def is_video(source: Any) -> bool:
 
 
 def check_choice(sources: Sequence[Any], frames: dict[str, Any], method: dict[str, Any] | None = None) -> None:
-    """Raise `PromptError` where something is chosen that no source takes.
+    """Raise `PromptError` for an option that applies to none of the sources.
 
     Args:
-        frames: options that choose a video's frames, by name; None as value: not given.
-        method: options that choose how visual tokens become positions.
+        frames: options that choose a video's frames, by name; a value of None means not given.
+        method: options that choose the compression (`ratio`, `compressor`), in the same form.
     """
     chosen = [name for name, value in frames.items() if value is not None]
     methods = [name for name, value in (method or {}).items() if value is not None]
@@ -80,9 +80,9 @@ def check_choice(sources: Sequence[Any], frames: dict[str, Any], method: dict[st
 
 
 def check_options(options: Mapping[str, Any], reading: Sequence[str]) -> None:
-    """Raise `PromptError` for an option that neither reading (`reading`, `system`) nor generating knows."""
+    """Raise `PromptError` for an option that is neither for reading (`reading`, `system`) nor for `generate`."""
     known = {*reading, "system", "seed", *GenerationConfig().to_dict(), *signature(GenerationMixin.generate).parameters}
-    known -= {"self", "inputs", "kwargs", "return_dict_in_generate"}  # an Answer has its own form
+    known -= {"self", "inputs", "kwargs", "return_dict_in_generate"}  # `VideoXL` returns an `Answer` instead
     for name in options:
         if name not in known:
             near = get_close_matches(name, sorted(known), n=1)
@@ -91,7 +91,7 @@ def check_options(options: Mapping[str, Any], reading: Sequence[str]) -> None:
 
 
 def check_generation(options: Mapping[str, Any]) -> None:
-    """Raise `PromptError` for numbers that no answer can be made with, before anything is read."""
+    """Raise `PromptError` for invalid generation settings, before anything is read."""
     for name, (is_kind, least, most) in _RANGES.items():
         value = options.get(name)
         if value is None and name in options and name != "seed":
@@ -117,8 +117,8 @@ def _checked(source: Any) -> Any:
     if isinstance(source, np.ndarray):
         if source.ndim not in (2, 3) or source.dtype != np.uint8:
             raise PromptError(
-                f"a picture must be uint8 [height, width, 3]; got {source.dtype} {list(source.shape)}. Give a video by "
-                "its file"
+                f"a picture must be uint8 [height, width, 3]; got {source.dtype} {list(source.shape)}. Give a video as "
+                "a file"
             )
         return source
     if not isinstance(source, (str, Path)):
@@ -132,7 +132,7 @@ def _checked(source: Any) -> Any:
 
 
 def the_choice(choice: FrameChoice | None, fields: dict[str, Any]) -> FrameChoice | None:
-    """A choice that was given whole, or one made of its `fields`. Raises `PromptError` where both were given."""
+    """The given choice, or one built from its `fields`. Raises `PromptError` if both are given."""
     if choice is None:
         return frame_choice(**fields)
     named = [name for name, value in fields.items() if value is not None]
@@ -149,7 +149,7 @@ def announce(progress: Progress | None, stream: FrameStream) -> None:
 
 
 def all_pixels(stream: FrameStream, progress: Progress | None = None) -> tuple[Tensor, list[FrameTime]]:
-    """Pixel values [F, 3, S, S] float32 of all frames that a stream gives, on the CPU, and which frames those are."""
+    """Pixel values [F, 3, S, S] float32 on the CPU of all frames of a stream, and their numbers and times."""
     announce(progress, stream)
     parts: list[Tensor] = []
     frames: list[FrameTime] = []
@@ -168,7 +168,7 @@ def frame_choice(
     start: float | None = None,
     end: float | None = None,
 ) -> FrameChoice | None:
-    """The frames that were asked for; None where nothing was said."""
+    """The requested frames; None if no option is set."""
     if (frames, fps, max_frames, start, end) == (None,) * 5:
         return None
     if frames is None and fps is None:

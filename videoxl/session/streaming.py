@@ -1,4 +1,4 @@
-"""An answer piece by piece: the seconds to its first token, and its text while it is made."""
+"""Streaming an answer: the seconds to its first token, and its text while it is generated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from videoxl.utils.timing import StageTimer
 
 
 class FirstToken(BaseStreamer):
-    """Splits the seconds of answering at the first token; hands everything on to another streamer."""
+    """Times the stages `first token` and `answer` separately; passes everything on to another streamer."""
 
     def __init__(self, timer: StageTimer, then: BaseStreamer | None = None):
         self._timer, self._then, self._puts = timer, then, 0
@@ -45,10 +45,10 @@ class FirstToken(BaseStreamer):
 
 
 class TextStream:
-    """The pieces of an answer; iterate over it once.
+    """The text of an answer while it is generated; iterate over it once.
 
     Attributes:
-        answer: the whole `Answer`, once the last piece was given; None before.
+        answer: the whole `Answer` after the last text; None before.
     """
 
     def __init__(self, pieces: TextIteratorStreamer, work: Callable[[], Answer], stop: threading.Event):
@@ -68,13 +68,13 @@ class TextStream:
             self._thread.join()
             if self._error is not None:
                 raise self._error
-            if not streamed and self.answer is not None and self.answer.text:  # transformers streams no beams
+            if not streamed and self.answer is not None and self.answer.text:  # transformers cannot stream beam search
                 yield self.answer.text
         finally:
             self.close()
 
     def close(self) -> None:
-        """End the answer where it is; the model is free when this returns."""
+        """Stop generation; the model is free when this returns."""
         self._stop.set()
         self._thread.join()
 
@@ -88,7 +88,7 @@ class TextStream:
 
 
 class _Stop(StoppingCriteria):
-    """Ends an answer that nobody listens to any more."""
+    """Stops an answer once its stream is closed."""
 
     def __init__(self, stop: threading.Event):
         self._stop = stop
@@ -98,7 +98,7 @@ class _Stop(StoppingCriteria):
 
 
 def stream_text(tokenizer, respond: Callable[[BaseStreamer, StoppingCriteria], Answer]) -> TextStream:
-    """Run `respond` in a thread and give its text as it comes."""
+    """Run `respond` in a thread and yield its text as it is generated."""
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     stop = threading.Event()
     return TextStream(pieces, lambda: respond(pieces, _Stop(stop)), stop)
@@ -106,7 +106,7 @@ def stream_text(tokenizer, respond: Callable[[BaseStreamer, StoppingCriteria], A
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draws of sampling from a seed; the generators of the caller are put back."""
+    """Seed the random generators for sampling; restores the caller's generator state afterwards."""
     if seed is None:
         yield
         return

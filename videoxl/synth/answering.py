@@ -1,4 +1,4 @@
-"""Answers of a model to many questions about many videos, a batch at a time.
+"""Batched answers of a model to many questions about many videos.
 
 Shape letters: B videos, F frames, P patches, C channels of the tower, t visual tokens, H hidden size.
 """
@@ -48,11 +48,11 @@ def answer(
     ratio: int,
     compressor: str | None = None,
 ) -> list[str]:
-    """Greedy answers, one question about each video, all videos side by side.
+    """Greedy answers to one question per video, for all videos in one batch.
 
     Args:
-        features: of the tower, [F, P, C] a video; None: asked without a video.
-        compressor: how visual tokens become cached positions, by name; None: by beacons.
+        features: features of the tower, [F, P, C] per video; None: ask without a video.
+        compressor: name of the compression method; None: beacons.
     """
     prefix, _ = video_prompt_ids(tokenizer, "")
     suffixes = [video_prompt_ids(tokenizer, question)[1] for question in questions]

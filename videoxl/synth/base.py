@@ -1,6 +1,6 @@
 """A model of the full geometry with random weights, and a small byte-level tokenizer in Qwen2's format.
 
-At a hidden size of 256 Qwen2's own vocabulary would be most of the model; the world's words are one token each here.
+At a hidden size of 256 Qwen2's own vocabulary would be most of the model; here each word of the world is one token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.synth.questions import ask, sample_cards
 from videoxl.synth.story import tell
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # in the order that Qwen2's tokenizer has them
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # in the order of Qwen2's tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The trained small model as a checkpoint to ship: 16 bits, published layout, model card, curves."""
+"""Writes the trained small model as a checkpoint to ship: 16 bits, published layout, model card, curves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_bundle(last: Path, run: Path, output: Path, size: str, seed: int, cell
     """Write the checkpoint of stage folder `last` to `output`.
 
     Args:
-        run: folder of the whole run, for its curves. cells: of a file of scores, for the model card.
+        run: folder of the whole run, for its curves. cells: entries of a scores file, for the model card.
 
     Raises:
         CheckpointError: the result is larger than `MOST_BYTES`.

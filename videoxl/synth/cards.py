@@ -1,10 +1,10 @@
 """Needles: cards with one coloured shape, shown on the whole screen or laid over a part of it.
 
 There are three worlds. The test world has eight of the colours and eight of the shapes, and one in four of their
-combinations. The validation world, by which a model is chosen, has another quarter. In training a combination of either
-is never on a card, never asked for and never offered as an option. The other colours and shapes, which only training
-has, go with everything: without them a colour says much about which shapes can have it, and the model learns a
-look-alike that goes with the colour.
+combinations. The validation world, by which a model is chosen, has another quarter. In training, a combination
+of either is never on a card, never asked for and never offered as an option. The other colours and shapes occur only in
+training, in all combinations. Without them a colour says much about its possible shapes, and the model confuses
+shapes that share a colour.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ COLOURS = {
 COLOUR_NAMES = tuple(COLOURS)
 World = Literal["training", "validation", "test"]
 NUM_TESTED = 8
-"""The first so many colours and shapes are those of the test and validation worlds."""
+"""The test and validation worlds use the first `NUM_TESTED` colours and shapes."""
 _HELD_OUT: dict[int, World] = {1: "validation", 2: "test"}  # by (colour + shape) % 4
-FAR = 0.2  # in at least one channel: what is so far from a colour is not taken for it
+FAR = 0.2  # a colour that differs by more than this in one channel counts as another colour
 PIECES = 3  # glyphs of a card: frame, paper, shape
 FIRST_SLOT = SLOTS - PIECES
-"""Glyphs of a scene stand in the slots before; a card laid over it takes the last ones."""
+"""A scene's glyphs use the slots before this one; a card laid over it uses the last ones."""
 
 
 class Card(NamedTuple):  # not a dataclass: questions compare cards by the thousand
-    """What a card shows. `colour` None: some colour without a name, never one that a held-out card of the shape has."""
+    """What a card shows. `colour` None: a colour without a name, never that of a held-out card with this shape."""
 
     colour: str | None
     shape: str
@@ -70,7 +70,7 @@ class Card(NamedTuple):  # not a dataclass: questions compare cards by the thous
 
 @cache
 def all_cards(world: World) -> tuple[Card, ...]:
-    """The cards of a world: 112 for training, 16 each for validation and tests. Raises `DataError` for no world."""
+    """The cards of a world: 112 for training, 16 each for validation and tests. Raises `DataError` for another one."""
     if world not in get_args(World):
         raise DataError(f"there is no world {world!r}; there are {', '.join(get_args(World))}")
     cards = [Card(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES]
@@ -78,7 +78,7 @@ def all_cards(world: World) -> tuple[Card, ...]:
 
 
 def draw_cards(rng: np.random.Generator, number: int, world: World) -> list[Card]:
-    """`number` cards in random order that share neither colour nor shape. At most 8."""
+    """`number` (at most 8) cards in random order, no two with the same colour or shape."""
     while True:
         chosen: list[Card] = []
         pool: Sequence[Card] = all_cards(world)
@@ -100,7 +100,7 @@ _HELD_OUT_SHAPES = np.array([[card.shape == shape for shape in SHAPES] for card 
 
 
 def are_held_out(inks: np.ndarray) -> np.ndarray:
-    """Which shapes in these inks [n, 3] could be taken for what a held-out card shows: bool [n, shapes]."""
+    """Which shapes in these inks [n, 3] look like a held-out card: bool [n, shapes]."""
     near = np.abs(_HELD_OUT_INKS - inks[:, None]).max(axis=2) <= FAR
     return near @ _HELD_OUT_SHAPES
 
@@ -108,7 +108,7 @@ def are_held_out(inks: np.ndarray) -> np.ndarray:
 def draw_ink(rng: np.random.Generator, shape: str) -> np.ndarray:
     """Any colour that does not make a held-out card of this shape."""
     while True:
-        ink = rng.uniform(0, 1, 3).astype(np.float32)  # as frames hold it: a border must lie on one side for both
+        ink = rng.uniform(0, 1, 3).astype(np.float32)  # float32, so that frames pass the same threshold
         if ink.min() < 0.75 and not are_held_out(ink[None])[0, SHAPES.index(shape)]:  # and no white
             return ink
 
@@ -121,8 +121,8 @@ def show_card(rng: np.random.Generator, card: Card, num_frames: int) -> np.ndarr
 
 
 def overlay_card(rng: np.random.Generator, numbers: np.ndarray, card: Card) -> np.ndarray:
-    """The frames with a small card somewhere on them, [F, WIDTH]. Where light jumps, it does not while the card is
-    there: twice as bright, brown is orange.
+    """The frames with a small card at a random place, [F, WIDTH]. Flashes are turned off while the card is shown:
+    twice as bright, brown is orange.
     """
     numbers = numbers.copy()
     numbers[:, B["light"]] = 1.0

@@ -2,8 +2,8 @@
 
     python -m videoxl.synth.choose runs/seed0 runs/seed1 runs/seed2
 
-Each run folder holds the `validation.json` that `scripts/train_tiny.sh` wrote. No test and no training stage uses the
-cards or the videos after it, so the test scores of the chosen model stay blind to the choice.
+Each run folder holds the `validation.json` that `scripts/train_tiny.sh` wrote. Tests and
+training stages use neither the cards nor the videos of the validation world, so test scores play no part in the choice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TASKS = ("needle", "ordering", "counting", "advertisement")
 
 
 def task_scores(cells: Sequence[dict]) -> dict[str, float]:
-    """Share of right videos by task: the mean of its cells (a length and a ratio each).
+    """Share of right videos by task: the mean over its cells (one per length and ratio).
 
     Raises:
         DataError: cells of another world than validation, or none at all.
@@ -45,7 +45,7 @@ def mean_score(cells: Sequence[dict]) -> float:
 
 
 def best_run(runs: dict[str, Sequence[dict]]) -> str:
-    """Name of the run with the highest mean; of equal ones, the first.
+    """Name of the run with the highest mean; of several, the first.
 
     Raises:
         DataError: runs that were not scored on the same cells.

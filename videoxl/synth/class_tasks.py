@@ -1,6 +1,6 @@
-"""Training the vision tower on class labels, with heads that are thrown away (for models made from nothing).
+"""Trains the vision tower on class labels, with heads that are not saved (for models trained from scratch).
 
-A tower that can already tell colours and shapes lets the joint task start at once.
+If the tower already distinguishes colours and shapes, joint training improves from the first steps.
 
 Shape letters: F pictures, P patches, C channels of the tower.
 """
@@ -21,8 +21,8 @@ from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.train.tasks import TASKS, TaskModel, TrainTask
 
 UNKNOWN = IGNORE_INDEX
-"""In place of a class number: nothing is learnt about that attribute of that picture."""
-MOST_CLASSES = 63  # of an attribute, where some are left out: bits of an int64 that are not its sign
+"""Instead of a class number: no loss for this attribute of this picture or patch."""
+MOST_CLASSES = 63  # per attribute if some are excluded: the bits of an int64 without its sign
 
 
 @dataclass
@@ -34,7 +34,7 @@ class ClassOutput(ModelOutput):
 
 
 class ClassTask(TaskModel, ABC):
-    """A part of the model that learns to tell classes of pictures, or of their patches; subclasses give the logits."""
+    """Trains modules of the model to classify pictures or their patches; subclasses compute the logits."""
 
     def __init__(self, model: LlavaQwenForCausalLM, learning: Sequence[nn.Module]):
         super().__init__(model)
@@ -58,10 +58,10 @@ class ClassTask(TaskModel, ABC):
         modalities: Sequence[str] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> ClassOutput:
-        """Cross entropy a class of `classes` that is not `UNKNOWN`; `images` are single views.
+        """Mean cross entropy over the `classes` that are not `UNKNOWN`; of each of `images` the first view is used.
 
-        `never`, int64 of the shape of `classes`: where its bit n is set, class n is left out of the choice. What the
-        data never show in such a place would else be learnt not to be there.
+        `never`, int64 of the shape of `classes`: where bit n is set, the loss excludes class n. Otherwise the model
+        would learn that what the data never show cannot exist.
         """
         loss, correct = self.cost(torch.cat([image[:1] for image in images]), classes, never)
         known = (classes != UNKNOWN).sum() if num_items_in_batch is None else num_items_in_batch
@@ -72,8 +72,8 @@ def sum_up(logits: Sequence[Tensor], classes: Tensor, never: Tensor | None = Non
     """Cross entropy, and right answers of each attribute, summed over pictures and patches.
 
     Args:
-        logits: of each attribute, [F, n] or [F, P, n]. classes: [F, attributes] or [F, attributes, P]. never: as
-            classes, bits of the classes that are left out.
+        logits: [F, n] or [F, P, n] of each attribute. classes: [F, attributes] or [F, attributes, P]. never: in the
+            shape of classes, bits of the excluded classes.
     """
     loss, correct = 0.0, []
     for number, (given, wanted) in enumerate(zip(logits, classes.unbind(dim=1))):
@@ -86,7 +86,7 @@ def sum_up(logits: Sequence[Tensor], classes: Tensor, never: Tensor | None = Non
 
 
 class VisionClassifier(ClassTask):
-    """The model's tower under one linear head for each attribute."""
+    """The model's tower with one linear head per attribute."""
 
     def __init__(self, model: LlavaQwenForCausalLM, class_names: dict[str, list[str]]):
         tower = model.model.vision_tower
@@ -98,10 +98,10 @@ class VisionClassifier(ClassTask):
 
 
 class PatchClassifier(ClassTask):
-    """The same with classes of every patch, under heads for patches and for whole pictures.
+    """The same with classes of every patch, and heads for patches and for whole pictures.
 
-    Class 0 of an attribute says that a patch does not have it. A picture has the class that its patches have; where
-    they have several or an unknown one, nothing is learnt about it as a whole.
+    Class 0 means that a patch lacks the attribute. A picture has the class of its patches; if they have several
+    classes or an unknown one, the picture's class is `UNKNOWN`.
     """
 
     def __init__(self, model: LlavaQwenForCausalLM, class_names: dict[str, list[str]]):
@@ -130,7 +130,7 @@ def _spread(bits: Tensor, number: int) -> Tensor:
 
 
 def never_in_pictures(never: Tensor) -> Tensor:
-    """[F, attributes, P] -> [F, attributes]: what any patch leaves out."""
+    """[F, attributes, P] -> [F, attributes]: classes that any patch excludes."""
     weights = 1 << torch.arange(MOST_CLASSES, device=never.device)
     return (_spread(never, MOST_CLASSES).any(dim=-2) * weights).sum(dim=-1)
 
@@ -153,7 +153,7 @@ def _read(heads: nn.ModuleDict, features: Tensor) -> list[Tensor]:
 
 
 def _pooled(patches: Tensor) -> Tensor:
-    """By mean and by maximum, [F, 2 C]: what stands in few patches is lost in the mean of all."""
+    """Mean and maximum over patches, [F, 2 C]: the mean alone would lose what only few patches show."""
     return torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1)
 
 

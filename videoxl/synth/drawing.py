@@ -1,8 +1,8 @@
-"""Frames as numbers, and numbers as pixels.
+"""Describes frames by numbers, and draws them as pixels.
 
 A frame is a background (two colours mixed by a gradient, waves, rings and grain) under a few glyphs, all of it in one
-vector of `WIDTH` numbers. One function draws any number of them on any device: what is streamed to a GPU and what is
-written to a file are the same pictures.
+vector of `WIDTH` numbers. One function draws any number of them on any device, so
+frames streamed to a GPU and frames written to a file are the same.
 
 Places run from -1 to 1, x to the right, y downwards; colours from 0 to 1.
 """
@@ -35,7 +35,7 @@ WIDTH = len(BACKGROUND) + SLOTS * len(GLYPH)
 
 B = {name: place for place, name in enumerate(BACKGROUND)}
 G = {name: place for place, name in enumerate(GLYPH)}
-SCALE = 2  # pixels of the picture for one that is drawn, each way
+SCALE = 2  # upscaling of the drawn picture, in each direction
 FRAMES_AT_ONCE = {"cpu": 16, "cuda": 256}
 
 
@@ -71,7 +71,7 @@ def draw(numbers: Tensor, side: int, device: torch.device | str = "cpu") -> Tens
 
 @dataclass
 class DrawnFrames:
-    """Frames of several videos that still have to be drawn; iterates over each video's numbers.
+    """Frames of several videos, not drawn yet; iterates over each video's numbers.
 
     Attributes:
         numbers: [N, WIDTH] float32, all videos one after the other. counts: frames of each. side: S.
@@ -108,7 +108,7 @@ def _draw(numbers: Tensor, side: int, device: torch.device | str) -> Tensor:
 
 
 def _mix(background: Tensor, numbers: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Share of the second colour at every place, [F, S, S]; what no frame of these has is not computed."""
+    """Share of the second colour at every place, [F, S, S]; effects that no frame has are skipped."""
 
     def value(name: str) -> Tensor:
         return background[:, B[name], None, None]
@@ -132,9 +132,9 @@ def _mix(background: Tensor, numbers: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _put_glyphs(canvas: Tensor, glyphs: Tensor, x: Tensor, y: Tensor) -> None:
-    """Draw glyphs [F, SLOTS, len(GLYPH)], on the CPU, into canvas [F, 3, S, S], one slot over the other.
+    """Draw glyphs [F, SLOTS, len(GLYPH)], on the CPU, into canvas [F, 3, S, S], in the order of slots.
 
-    The masks of all of them are made together, in few kernels: a GPU is faster than the launches of many small ones.
+    The masks of all glyphs are computed together in a few kernels, since launching many small ones would be slower.
     """
     slots, frames = (glyphs[:, :, G["opacity"]] > 0).T.nonzero(as_tuple=True)  # in the order of slots
     if not len(slots):

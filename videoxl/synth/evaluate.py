@@ -30,7 +30,7 @@ from videoxl.utils.files import write_json
 
 FRAMES_A_BATCH = {"cpu": 512, "cuda": 32768}
 MOST_ROWS = 128
-BATCHES = 4  # at which small tests aim where processes make up videos
+BATCHES = 4  # that small tests aim for, so that all workers have some
 TASKS = ("needle", "ordering", "counting", "advertisement")
 REDUCED = ("drop", "mean")
 """Reductions without learnt compression, beside `beacon` and those without a ratio."""
@@ -39,10 +39,10 @@ WITHOUT_RATIO = ("none", "no video")
 
 
 class Scores:
-    """Counts of right answers by what they are reported by; one entry a (task, frames, ratio, reduction, ...).
+    """A file of counts of right answers, with one entry (cell) per (task, frames, ratio, reduction, ...).
 
     Args:
-        about: what all of them share, such as the model. A file of scores about something else is refused.
+        about: facts that all entries share, such as the model.
 
     Raises:
         DataError: the file holds scores about something else, or is no file of scores.
@@ -66,7 +66,7 @@ class Scores:
         return any(all(cell.get(name) == value for name, value in wanted.items()) for cell in self.cells)
 
     def add(self, cell: dict) -> None:
-        """Keep a finished cell, in the file too."""
+        """Add a finished cell and write the file."""
         self.cells.append(cell)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {**self.about, "cells": self.cells})
@@ -97,7 +97,7 @@ def evaluate(
     part: tuple[int, int] = (0, 1),
     world: World = "test",
 ) -> None:
-    """Score `samples` videos of each length with each ratio and reduction; a video is made and encoded once.
+    """Score `samples` videos of each length with each ratio and reduction; each video is drawn and encoded once.
 
     Args:
         files: every Nth video goes through an H.264 file; 0: none.
@@ -105,7 +105,7 @@ def evaluate(
         part: (i, n): only every n-th sample from the i-th on, for several processes.
 
     Raises:
-        DataError: numbers that make no test.
+        DataError: invalid numbers of frames, samples or parts, or a ratio that does not divide a frame's tokens.
     """
     _check(frames, ratios, samples, reductions, part)
     tokenizer, model, processor, _ = load_pretrained_model(folder, device_map=device)
@@ -197,7 +197,7 @@ def _batches(
 ) -> Iterator[list[Item]]:
     indices = list(range(part[0], len(testset), part[1]))
     rows = min(MOST_ROWS, FRAMES_A_BATCH.get(device.type, 512) // length)
-    if workers:  # a batch is made by one of them: the others shall have some too
+    if workers:  # each batch is made by one worker; make enough batches for all
         rows = min(rows, math.ceil(len(indices) / min(workers, BATCHES)))
     rows = max(1, rows)
     batches = [indices[start : start + rows] for start in range(0, len(indices), rows)]

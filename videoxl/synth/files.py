@@ -29,12 +29,12 @@ _AT_ONCE = 64  # frames in memory while a video is written
 
 
 def write_video(path: Path, numbers: np.ndarray, side: int, fps: int = 1, crf: int = 20) -> None:
-    """Frames [F, WIDTH] as an H.264 file of S x S pixels; it appears whole or not at all."""
+    """Write frames [F, WIDTH] as an H.264 file of `side` x `side` pixels, atomically."""
     import av
 
     exact = {"fflags": "+bitexact"}  # without the muxer's date the same frames give the same file
     with whole_file(path) as draft, av.open(str(draft), "w", format="mp4", container_options=exact) as container:
-        # x264's macroblock tree gives other bytes from run to run on processors with AVX-512, even with one thread.
+        # With x264's macroblock tree, bytes differ from run to run on AVX-512 processors, even with one thread.
         options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
@@ -63,14 +63,14 @@ def write_dataset(
     """Videos, pictures and records for the training program.
 
     Args:
-        frames: of each video, one a second.
-        held_out: of the test world.
+        frames: frames per video, one per second.
+        held_out: use the test world.
 
     Returns:
-        The records' file. Files that are there already are kept, so that an interrupted call goes on.
+        Path of the records. Existing files are kept, so that an interrupted call can be resumed.
 
     Raises:
-        DataError: records of another call are in the folder, or numbers that make no data set.
+        DataError: the folder holds another data set or other files, or a number is too small.
     """
     least = {"frames": (frames, 1), "questions": (questions, 1), "videos": (videos, 0), "pictures": (pictures, 0)}
     least["videos and pictures"] = (videos + pictures, 1)

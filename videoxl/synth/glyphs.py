@@ -1,4 +1,4 @@
-"""The masks that pictures are put together from: shapes, blobs, bars, digits, letters.
+"""Masks that pictures are composed of: shapes, blobs, bars, digits, letters.
 
 A glyph is an opacity [SIDE, SIDE] between 0 and 1 that fills its square.
 """
@@ -47,7 +47,7 @@ def glyph_masks() -> Tensor:
 
 @lru_cache(maxsize=1)
 def grain() -> Tensor:
-    """Noise that textures look up, [SIDE, SIDE] float32 between -1 and 1; the same on every device."""
+    """Noise table for textures, [SIDE, SIDE] float32 between -1 and 1; the same on every device."""
     return torch.from_numpy(np.random.default_rng(7).uniform(-1, 1, (SIDE, SIDE)).astype(np.float32))
 
 

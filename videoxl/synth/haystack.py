@@ -1,4 +1,4 @@
-"""A haystack of generated scenes for the needle test: seeded, hours long and free to pass on.
+"""A haystack of generated scenes for the needle test: seeded, hours long and free to redistribute.
 
 Shape letters: F frames of a chunk, S side of the model's input.
 """
@@ -24,7 +24,7 @@ class GeneratedHaystack:
     """Scenes of moving textures, shapes, text and gradients, drawn when they are needed.
 
     Args:
-        seconds: of the whole video, one frame each: all lengths look at the same one, more or less closely.
+        seconds: length of the whole video, one frame per second. Every haystack length samples this same video.
     """
 
     def __init__(self, seed: int = 0, seconds: int = 7200):
@@ -49,8 +49,8 @@ class GeneratedHaystack:
     def chunks(
         self, length: int, processor: VideoXLImageProcessor, device: torch.device | str = "cpu"
     ) -> Iterator[Tensor]:
-        """uint8 [F, S, S, 3] at a time, drawn on `device`, `length` frames in all. Raises `VideoError` for more than
-        there are.
+        """Chunks uint8 [F, S, S, 3], drawn on `device`, `length` frames in all. Raises `VideoError` if `length` is
+        larger than `seconds`.
         """
         if length > self.seconds:
             raise VideoError(f"the haystack has {self.seconds} frames; {length} need a larger --haystack_seconds")

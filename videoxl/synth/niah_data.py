@@ -1,4 +1,4 @@
-"""Make the bundled needles, and haystacks as files: the generated ones that the needle test otherwise draws as it goes.
+"""Write the bundled needles, and haystack videos that the needle test otherwise draws on the fly.
 
 python -m videoxl.synth.niah_data needles NIAH/datas
 python -m videoxl.synth.niah_data haystack haystack.mp4 --seconds 7200
@@ -37,8 +37,8 @@ def write_needles(folder: Path, seed: int = 0) -> None:
         write_picture(folder / "needles" / name, show_card(rng, card, 1), SIDE)
         question = maker(rng, [card], "test")
         while {other.name for other in cards if other != card} & set(question.options):
-            question = maker(rng, [card], "test")  # several needles may be shown: no other one may be an option
-        question = question.turned(place % 4)  # whoever always says one letter finds as little as can be
+            question = maker(rng, [card], "test")  # several needles may be shown, so no other needle may be an option
+        question = question.turned(place % 4)  # so that always answering the same letter scores as low as possible
         stored["retrieval_question"].append(question.as_needle().text)
         stored["answer"].append(question.answer)
         stored["needle"].append(name)

@@ -1,4 +1,4 @@
-"""What each patch of a drawn frame shows, as classes: the labels of the tower's first lessons.
+"""What each patch of a drawn frame shows, as classes: the labels of the tower's first training stage.
 
 A patch belongs to the topmost glyph whose square covers its middle, whether or not the glyph has ink there: the hole
 of a ring is ring.
@@ -21,7 +21,7 @@ from videoxl.synth.glyphs import NAMES, SHAPES
 NO = "none"
 _KINDS = (*SHAPES, "blob", "bar", "digit", "letter")
 PATCH_CLASSES = {"colour": [NO, *COLOUR_NAMES], "shape": [NO, *SHAPES], "glyph": [NO, *_KINDS]}
-"""Colour and shape are those of shapes on cards; glyph is what a patch shows, on a card or not."""
+"""Colour and shape are labels of shapes on cards; glyph is the kind of any glyph, on a card or not."""
 
 
 def _kind(name: str) -> str:
@@ -34,7 +34,7 @@ _GLYPH_CLASS = np.array([PATCH_CLASSES["glyph"].index(_kind(name)) for name in N
 
 
 def bits_of(attribute: str, names: Iterable[str]) -> int:
-    """A number with the bits of these classes."""
+    """Bit mask of these classes."""
     return sum(1 << PATCH_CLASSES[attribute].index(name) for name in names)
 
 
@@ -53,13 +53,13 @@ def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> tuple[
     """Classes of the patches of one frame.
 
     Args:
-        numbers: [WIDTH], as `drawing` takes them. across: patches a side. card: what the frame's last glyph is on, if
-            it is on a card.
+        numbers: [WIDTH], as `drawing` takes them. across: patches a side. card: the card in the frame, if there
+            is one.
 
     Returns:
-        Classes, int64 [3, P], rows in the order of `PATCH_CLASSES`, and as many numbers with the bits of classes that
-        training never has there, since they belong to the test world: shapes in the ink of a glyph, colours of a shape.
-        A colour without a name is `UNKNOWN`; so is a shape of the haystack that would be one of those classes.
+        Classes, int64 [3, P], rows in the order of `PATCH_CLASSES`, and bit masks of the same shape: classes that
+        would make a held-out card there, so that training never shows them (shapes in the ink of a glyph, colours of a
+        shape). A colour without a name is `UNKNOWN`; so is a scene's shape of one of those classes.
     """
     glyphs = glyphs_of(numbers[None])[0]
     used = np.flatnonzero(glyphs[:, G["opacity"]] > 0)
@@ -70,7 +70,7 @@ def patch_classes(numbers: np.ndarray, across: int, card: Card | None) -> tuple[
     classes = np.zeros((len(used) + 1, len(PATCH_CLASSES)), dtype=np.int64)
     never = np.zeros_like(classes)
     classes[1:, 2] = _GLYPH_CLASS[numbers_of_names]
-    is_shape = numbers_of_names < len(SHAPES)  # names begin with the shapes; for others a column is read for nothing
+    is_shape = numbers_of_names < len(SHAPES)  # names begin with the shapes; for others the lookup's result is unused
     classes[1:, 2][is_shape & held_out[np.arange(len(used)), numbers_of_names * is_shape]] = UNKNOWN
     never[1:, 2] = held_out @ _SHAPE_BITS["glyph"]
     if card is not None and len(used) and used[-1] == SLOTS - 1:
@@ -91,7 +91,7 @@ def _middles(across: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cover(glyphs: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which of the places [P] lie in the square of each glyph [n, len(GLYPH)]: bool [n, P]."""
+    """Which of the places [P] are in the square of each glyph [n, len(GLYPH)]: bool [n, P]."""
     columns = glyphs.T[:, :, None]
     cos, sin = np.cos(columns[G["angle"]]), np.sin(columns[G["angle"]])
     dx, dy = x - columns[G["x"]], y - columns[G["y"]]

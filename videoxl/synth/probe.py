@@ -2,8 +2,7 @@
 
     python -m videoxl.synth.probe MODEL
 
-A tower that learnt look-alikes (a shape that goes with a colour) is good on trained combinations and bad on held-out
-ones.
+A tower that infers the shape from the colour is good on trained combinations and bad on held-out ones.
 
 Shape letters: F pictures, P patches, C channels of the tower.
 """
@@ -65,7 +64,7 @@ def fit(features: Tensor, classes: Tensor, number: int) -> Tensor:
 def probe(
     model: LlavaQwenForCausalLM, processor: VideoXLImageProcessor, pictures: int = 1200, tested: int = 400
 ) -> dict:
-    """Share of right colours and shapes on new pictures of trained and of held-out combinations of tested names."""
+    """Accuracy for colours and shapes on new pictures, of trained and of held-out combinations of the tested names."""
     names = {"colour": COLOUR_NAMES[:NUM_TESTED], "shape": SHAPES[:NUM_TESTED]}
     trained = [c for c in all_cards("training") if c.colour in names["colour"] and c.shape in names["shape"]]
     sets = {"trained": trained, "held_out": all_cards("test")}

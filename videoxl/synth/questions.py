@@ -1,9 +1,9 @@
 """Questions about stories, with answers.
 
-No question but that about a letter can be answered from its options: in a choice among cards, every colour and every
-shape stands in equally many options; rows of numbers are those of tests, where each of a row is right equally often;
-letters are uniform. (In training 1 is right in half of the rows that hold it, for videos with one card have fewer other
-things to ask for; which of two or three cards is first or last can be guessed in 28 % of cases, and no test asks it.)
+Except for questions about a letter, the options do not give the answer away. In a choice among cards, every colour and
+every shape is in equally many options. In tests, each number of a row is right equally often. Letters are uniform. (In
+training, 1 is right in half of the rows that contain it, since videos with one card allow fewer other questions. Which
+of two or three cards is first or last can be guessed in 28 % of cases, but no test asks it.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAMELESS = 0.4  # share of videos with one card whose colour has no name
 
 @dataclass(frozen=True)
 class Question:
-    """One question. `options` is empty for an open one; `right` is the place of the right option."""
+    """One question. `options` is empty for an open question; `right` is the index of the right option."""
 
     kind: str
     text: str
@@ -41,7 +41,7 @@ class Question:
     right: int = -1
 
     def turned(self, right: int) -> Question:
-        """The same with the right option in another place, the others in their order after it (VNBench's tries)."""
+        """The same question with its options rotated so that the right one is at index `right` (VNBench's tries)."""
         shift = right - self.right
         options = tuple(self.options[(place - shift) % len(self.options)] for place in range(len(self.options)))
         return _choice(self.kind, self.head, options, right)
@@ -86,7 +86,7 @@ def choose_card(rng: np.random.Generator, cards: Sequence[Card], world: World) -
 
 
 def _others_in_grid(rng: np.random.Generator, right: Card, cards: Sequence[Card], world: World) -> list[Card] | None:
-    """Three more of a two by two grid of colours and shapes, none of them shown; None if chance finds no such grid."""
+    """The other three cards of a 2 x 2 grid of colours and shapes, none of them shown; None if no grid is found."""
     shown_elsewhere = set(all_cards(world)).difference(cards)
     for _ in range(_TRIALS):
         colour, shape = COLOUR_NAMES[rng.integers(len(COLOUR_NAMES))], SHAPES[rng.integers(len(SHAPES))]
@@ -224,7 +224,7 @@ def nth_card(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Q
 
 
 def place_of(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
-    """The other way round: what a choice among orders asks of each card."""
+    """The place of a card: what a choice among orders needs for each card."""
     place = int(rng.integers(len(cards)))
     text = f"Which place among the cards has the {cards[place].name}?"
     return Question("place", text, ORDINALS[place])
@@ -260,15 +260,15 @@ def choose_order(rng: np.random.Generator, cards: Sequence[Card], world: World) 
 
 
 def letter_of(rng: np.random.Generator, cards: Sequence[Card], world: World) -> Question:
-    """Which letter an option has, any of the four: half of what a choice asks, and nothing about the story."""
+    """The letter of any of the options: half of what a choice asks for, independent of the story."""
     choice = _ask_one(rng, cards, world, CHOICES)
     place = int(rng.integers(len(choice.options)))
     return _choice("letter", f"Which letter stands before {choice.options[place]}?", choice.options, place)
 
 
 Maker = Callable[[np.random.Generator, Sequence[Card], World], Question]
-# A card among others has two marks to go by; five in six errors of four models that were asked for cards twice as often
-# as for colours or shapes were about those.
+# Colours and shapes weigh more than cards: a card has two features to recognise it by, a colour or shape only one. Of
+# models trained with cards at twice the weight, five in six errors were about colours or shapes.
 # (maker, least cards, most cards, weight)
 NEEDLES: tuple[tuple[Maker, int, int, float], ...] = (
     (choose_card, 1, MOST_CARDS, 2.0),
@@ -304,7 +304,7 @@ CHOICES: tuple[tuple[Maker, int, int, float], ...] = (
     (choose_first, 2, MOST_CARDS, 1.0),
     (choose_order, 3, 4, 1.0),
 )
-SIMPLE = 0.4  # a video with at most one card gets so much of a stage's share of relations: there is little to relate
+SIMPLE = 0.4  # factor on a stage's share of relations for videos with at most one card, which have little to relate
 
 
 def ask(
@@ -335,14 +335,14 @@ def ask(
 
 
 def _styled(rng: np.random.Generator, question: Question) -> Question:
-    """Choices in one of the ways in which benchmarks write them."""
+    """Some choices in the style of a published benchmark."""
     if not question.options or rng.random() >= PUBLISHED_STYLES:
         return question
     return question.as_vnbench() if rng.random() < 0.5 else question.as_needle()
 
 
 def draw_system_message(rng: np.random.Generator) -> str:
-    """What the conversations of a batch begin with: its rows must be equally long before the video."""
+    """System message of all conversations of a batch, whose rows must be equally long before the video."""
     return SELECT_MESSAGE if rng.random() < SELECT_SHARE else SYSTEM_MESSAGE
 
 

@@ -1,4 +1,4 @@
-"""The haystack: clips of moving pictures in families, one of which only the test world has.
+"""The haystack: families of clips of moving pictures. Only the test world has the last family.
 
 Some families look like needles on purpose (coloured shapes without a card, cards without a shape): nearly all errors of
 a model trained without them come from such pictures.
@@ -15,7 +15,7 @@ from videoxl.synth.drawing import B, G, blank, glyphs_of
 from videoxl.synth.glyphs import DIGITS, LETTERS, NAMES, NUMBER, SHAPES
 
 CHARACTERS = frozenset((*DIGITS, *LETTERS))
-DARKER = 0.8  # than cards' colours are those of characters on paper
+DARKER = 0.8  # factor from the cards' colours to those of characters on paper
 HELD_OUT = "rings"
 """The family that only the test world has."""
 
@@ -28,18 +28,18 @@ def make_clip(rng: np.random.Generator, family: str, num_frames: int) -> np.ndar
 
 
 LOOKALIKES = {"empty cards": 0.5, "shapes": 0.1, "lone shapes": 0.1, "letters": 0.1, "flashes": 0.2}
-"""Families with something that could be taken for a card, and how often each is drawn where one of them is wanted.
+"""Families that resemble cards, and the probability of each when one of them is drawn.
 In flashes a bright scene looks like paper.
 
-Among many of them the card is hardest to find, among empty cards most of all.
+Cards are hardest to find among these scenes, above all among empty cards.
 """
 
 
 def keep_apart(numbers: np.ndarray, cards: Sequence[Card]) -> None:
-    """Give a character on an empty card another colour, in place, where it has that of one of `cards`.
+    """Change the colour of a character on an empty card, in place, if it is that of one of `cards`.
 
-    Else "the shape of the yellow thing on the card" would ask for two things; in long videos it nearly always did. No
-    random number is drawn: all else stays as it was.
+    Otherwise "the shape of the yellow thing on the card" would be ambiguous; in long videos it nearly always was. No
+    random number is drawn, so everything else stays the same.
 
     Args:
         numbers: [F, WIDTH], frames of one scene.
@@ -59,7 +59,7 @@ def keep_apart(numbers: np.ndarray, cards: Sequence[Card]) -> None:
 
 
 def families(held_out: bool) -> list[str]:
-    """Names of the families of the training world, or all of them."""
+    """Names of the training world's families; with `held_out`, of all families."""
     return [name for name in FAMILIES if held_out or name != HELD_OUT]
 
 
@@ -84,7 +84,7 @@ def _plain(rng: np.random.Generator, numbers: np.ndarray) -> None:
 
 
 def _bounce(start: np.ndarray, speed: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Places [F, n] between -1 and 1 of things that move and turn back at the edges."""
+    """Places [F, n] from -1 to 1 of things that move and bounce at the edges."""
     place = (start + 1 + speed * time[:, None]) % 4
     return np.where(place < 2, place, 4 - place) - 1
 

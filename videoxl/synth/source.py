@@ -10,7 +10,7 @@ from videoxl.train.data.sources import DATA_SOURCES, DataSource, SourceContext
 
 @DATA_SOURCES.register("synth")
 class SyntheticSource(DataSource):
-    """One stage of the small model's recipe, drawn on the way."""
+    """One stage of the small model's recipe, drawn on the fly."""
 
     def __init__(self, name: str):
         self.stage = find_stage(name)

@@ -1,6 +1,6 @@
-"""The stages of the small model as runs of the training program, each from the stage before.
+"""Runs the stages of the small model with the training program, each from the stage before.
 
-They share one process, since starting Python would take longer than some of them.
+All runs share one process, since starting Python takes longer than some of the stages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COMMON = {
     "per_device_train_batch_size": 1,  # a stage brings its own batches
     "model_max_length": 262144,
     "logging_steps": 10,
-    "logging_nan_inf_filter": False,  # reading the loss of every step makes the GPU wait for the next step
+    "logging_nan_inf_filter": False,  # the filter reads the loss in every step, which delays the next step on the GPU
     "save_strategy": "no",
     "report_to": "none",
     "dataloader_pin_memory": False,
@@ -56,7 +56,7 @@ def train_stages(folder: Path, size: str, seed: int, workers: int) -> Path:
 
 
 def run_stage(stage: Stage, base: Path, output: Path, size: str, seed: int, workers: int) -> None:
-    """Train from `base` to `output`, unless it is there; how long it took stands beside the result."""
+    """Train from `base` to `output` if there is no result yet; `seconds.json` beside it holds the time."""
     if not holds_result(output):
         started = time.perf_counter()
         train(_arguments(stage, base, output, size, seed, workers))
@@ -68,8 +68,8 @@ def run_stage(stage: Stage, base: Path, output: Path, size: str, seed: int, work
 
 
 def prepare_device() -> None:
-    """What a run sets before it trains."""
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for every length of text, which takes longer than it
+    """Set PyTorch's global options for a run."""
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its plan for each new text length is slower than it
 
 
 def _arguments(stage: Stage, base: Path, output: Path, size: str, seed: int, workers: int) -> list[str]:
@@ -84,7 +84,7 @@ def _arguments(stage: Stage, base: Path, output: Path, size: str, seed: int, wor
 
 
 def forget_beacons(folder: Path) -> None:
-    """Leave the beacons' weights out of a checkpoint, so that they start as copies of what the decoder learnt."""
+    """Remove the beacons' weights from a checkpoint, so that they are initialised as copies of the decoder's."""
     weights = load_file(folder / WEIGHTS)
     kept = {name: weight for name, weight in weights.items() if "beacon_" not in name}
     if len(kept) < len(weights):

@@ -1,4 +1,4 @@
-"""The stages in which the small model learns: what it sees, which parts of it learn, for how many steps.
+"""Training stages of the small model: data, trainable modules, number of steps.
 
 Each is one run of the training program (`videoxl.train`) on `--data_path synth:SIZE/NAME`.
 """
@@ -25,18 +25,18 @@ class Stage:
         kind: `patches` (pictures with classes of every patch), `words of pictures` (pictures with classes, towards the
             decoder's words), `text` (stories in words) or `video`.
         steps: optimizer steps; a step is one batch.
-        frames: frames of a video, drawn uniformly from these for each batch. frames_a_step: of all videos of a batch.
-        rows: samples of a batch, where it is not `video`.
-        questions: about each video.
-        most_cards: in a video.
+        frames: frames of a video, drawn uniformly from these for each batch. frames_a_step: total of a batch's videos.
+        rows: samples per batch, for kinds other than `video`.
+        questions: questions about each video.
+        most_cards: most cards in a video.
         clip_frames: least and most frames of a scene.
-        several: whether most videos have several cards: with one, its colour is right whatever is asked for.
+        several: whether most videos have several cards: with only one, its colour is the answer to every question.
         relations: share of questions about order, number and absence (in words: of those that ask for no letter).
         lookalikes: share of videos whose scenes are all of one family that could be taken for a card.
         caption: whether some of the questions ask for a description.
         pictures: share of batches that are pictures (a visual span of 576 tokens) and not videos.
-        words: share of batches that are stories in words: the decoder soon forgets what it does not do.
-        parts: what learns.
+        words: share of batches that are stories in words, so that the decoder does not forget them.
+        parts: entries of `PARTS` to train.
         flags: more flags of the training program.
     """
 
@@ -84,8 +84,8 @@ _COSINE = "--lr_scheduler_type cosine --warmup_steps 20"
 _RATIOS = "--beacon_ratio 2 4 8 16"
 
 GPU_STAGES = (
-    # Tower and decoder learn apart, the one on classes, the other on stories in words; then visual tokens learn to look
-    # like words. Without any of the three the joint task does not improve for longer than all stages take together.
+    # First tower and decoder are trained separately, on classes and on stories in words. Then visual tokens are trained
+    # to resemble words. If one of the three is missing, the joint loss stays flat for longer than all stages take.
     Stage("vision", "patches", 1150, 1e-3, rows=256, flags=_flags(f"--muon_lr 6e-3 {_COSINE}")),
     Stage(
         "words", "text", 1200, 1e-3, rows=128, relations=0.25, parts=DECODER, flags=_flags(
@@ -93,14 +93,14 @@ GPU_STAGES = (
             "--lr_scheduler_kwargs {\"num_decay_steps\":300,\"min_lr_ratio\":0.25}"
         ),
     ),
-    # What one card is comes first; with as many questions about several, neither was learnt in these steps.
+    # The stage before asks mostly about single cards; with more questions about several, it learnt neither.
     Stage(
         "orders", "text", 400, 7e-4, rows=128, relations=0.6, parts=DECODER,
         flags=_flags(f"--muon_lr 3e-3 {_COSINE}"),
     ),
     Stage("matching", "words of pictures", 250, 1e-3, rows=256, flags=_flags(_COSINE)),
-    # From here on the tower is frozen: with named cards alone it learns again which shapes go with a colour.
-    # All visual tokens are kept at first: beacons learn to sum up in seconds once something reads visual tokens at all.
+    # From here on the tower is frozen: trained only on named cards, it would again infer shapes from colours.
+    # At first all visual tokens are kept: beacons learn within seconds once the decoder can read visual tokens.
     Stage(
         "pictures", "video", 180, 1e-3, frames=(2, 4), frames_a_step=320, questions=4, clip_frames=(1, 3), caption=True,
         words=0.3, parts=STILL_TOWER, relations=0.0, flags=_flags(f"--muon_lr 1.5e-3 {_STEADY} --beacon_ratio 0"),
@@ -110,7 +110,7 @@ GPU_STAGES = (
         caption=True, parts=STILL_TOWER, relations=0.15, pictures=0.1, words=0.3,
         flags=_flags(f"--muon_lr 1.5e-3 {_STEADY} {_RATIOS}"),
     ),
-    # Where cards stand is learnt here: from videos long enough for three or four of them.
+    # This stage teaches the order of cards, with videos long enough for three or four of them.
     Stage(
         "clips", "video", 500, 1e-3, frames=(6, 8, 12, 16), frames_a_step=512, questions=16, clip_frames=(1, 8),
         several=True, caption=True, parts=STILL_TOWER, relations=0.6, pictures=0.05, words=0.2,
@@ -153,7 +153,7 @@ STAGES = {"gpu": GPU_STAGES, "cpu": CPU_STAGES}
 
 
 def find_stage(name: str) -> Stage:
-    """The stage SIZE/NAME. Raises `DataError` for one that there is not."""
+    """The stage SIZE/NAME. Raises `DataError` for an unknown stage."""
     size, _, stage = name.partition("/")
     found = next((each for each in STAGES.get(size, ()) if each.name == stage), None)
     if found is None:

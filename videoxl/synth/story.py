@@ -1,4 +1,4 @@
-"""Videos as stories: scenes one after the other, cards among them."""
+"""Videos as stories: a sequence of scenes with cards in between."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Story:
     shown: list[tuple[int, int]]
 
     def in_words(self) -> str:
-        """What a caption says: scenes and cards in order."""
+        """The caption: scenes and cards in order."""
         events = [(first, family) for family, first in self.scenes]
         events += [(first, f"card with a {card.name}") for card, (first, _) in zip(self.cards, self.shown)]
         return "; ".join(text for _, text in sorted(events))
@@ -50,12 +50,12 @@ def tell(
     """A video of `num_frames` frames.
 
     Args:
-        cards: to show, in this order, at random places; each place lies apart from the others.
-        from_families: of its scenes; None: some or all of the training world.
+        cards: cards to show, in this order, at random, separate times.
+        from_families: families of its scenes; None: some or all of the training world's.
         depth: place of a single card, 0 (at the start) to 1 (at the end); None: random.
         clip_frames, card_frames: least and most frames of a scene and of a card.
         overlaid: share of cards that are laid over a scene.
-        drawn: whether frames are wanted, and not the words alone.
+        drawn: whether to compute frames; False: only the words.
     """
     names = list(from_families) if from_families is not None else draw_families(rng)
     numbers, scenes, filled = [], [], 0
@@ -90,7 +90,7 @@ def _places(
     edges = np.linspace(0, num_frames, number + 1).round().astype(int)
     places = []
     for left, right in zip(edges, edges[1:]):
-        room = int(right - left) - (number > 1 and right - left > 1)  # a frame of the scene between two cards
+        room = int(right - left) - (number > 1 and right - left > 1)  # keep one frame of the scene between two cards
         length = min(int(rng.integers(card_frames[0], card_frames[1] + 1)), room)
         share = rng.random() if depth is None else depth
         first = int(left) + round(share * (room - length))

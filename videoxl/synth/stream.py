@@ -1,4 +1,4 @@
-"""The world as a data set that is never written down: frames travel as numbers and are drawn where the model is."""
+"""The synthetic world as a streamed data set: workers send frames as numbers, and the model's device draws them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from videoxl.train.data.labels import encode_conversation
 from videoxl.train.data.plans import SamplePlan
 from videoxl.train.data.sources import StreamedDataset
 
-WORDS_FRAMES = 10  # of a story in words
-WORDS_ROWS = 64  # of a batch of them among videos
-WORDS_QUESTIONS = 8  # about each
+WORDS_FRAMES = 10  # frames per story in words
+WORDS_ROWS = 64  # stories per batch of words in a stage of videos
+WORDS_QUESTIONS = 8  # questions about each story
 WORDS_RELATIONS = 0.5  # share of those about order, number and absence, where the stage is one of videos
-# Share of stories in words of which every token is learnt, those of questions and options too. The letter that stands
-# before an option is learnt in this way; from answers alone some seeds never learn to name it (a few do not even so).
+# Share of stories in words with a loss on every token, including questions and options. This teaches the letter before
+# an option; with a loss only on answers, some seeds never learn to name it (a few do not even with this).
 WORDS_WHOLE = 0.2
 WORDS_LETTERS = 0.2  # share of their questions about the letter of an option, which not every seed learns to name
 WITH_CARD = 0.9  # share of labelled pictures
@@ -44,12 +44,12 @@ OF_PICTURES = ("patches", "words of pictures")
 
 
 class SyntheticStream(StreamedDataset):
-    """Samples of one stage. Every batch is drawn from (seed, stage, number of the batch) alone.
+    """Samples of one stage. Sample i depends only on (seed, epoch, stage, i).
 
     Attributes:
         batches: indices of the samples of each step.
         plans: the shape of each sample.
-        label_hook: takes what the labels leave out of the choice.
+        label_hook: excludes from the loss the classes that the labels mark.
     """
 
     def __init__(self, stage: Stage, tokenizer, config: VideoXLConfig, num_patches: int, side: int, seed: int):
@@ -118,7 +118,7 @@ class SyntheticStream(StreamedDataset):
         return Sample(index, epoch, str(index), kind, encoded, [visual], [story.shown])
 
     def _in_words(self, rng: np.random.Generator, index: int, epoch: int, system: str) -> Sample:
-        """A story as text, all questions one after the other in one conversation: many answers for little text."""
+        """A story as text, with all questions in one conversation: many answers for little text."""
         cards = sample_cards(rng, self.stage.most_cards, several=True)
         story = tell(rng, WORDS_FRAMES, cards, clip_frames=(1, 3), drawn=False)
         relations = self.stage.relations if self.stage.kind == "text" else WORDS_RELATIONS
@@ -166,7 +166,7 @@ class SyntheticStream(StreamedDataset):
         return Sample(index, epoch, str(index), "image", [], [torch.from_numpy(numbers)], [[]], classes, never)
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """As for files, but the frames of all samples in one tensor, which crosses to the trainer's process at once."""
+        """Like `collate`, but with the frames of all samples in one tensor, sent to the trainer's process at once."""
         batch = collate(samples)
         if batch["images"]:
             counts = [len(numbers) for numbers in batch["images"]]
@@ -181,11 +181,11 @@ def _describe(rng: np.random.Generator, questions: list[Question], story: Story,
 
 
 class _Remembering:
-    """A tokenizer that keeps what it has seen: most texts here are pieces of a few templates."""
+    """A tokenizer with a cache: most texts here come from a few templates."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        encode = tokenizer.backend_tokenizer.encode  # without what is made around it, which takes longer than it
+        encode = tokenizer.backend_tokenizer.encode  # skips the output object, slower than encoding
         self._ids = lru_cache(maxsize=1 << 16)(lambda text: encode(text).ids)
 
     def __reduce__(self):

@@ -1,4 +1,4 @@
-"""What the small model is tested on: the test world's needles, orders and counts, drawn sample by sample."""
+"""Tests of the small model: needles, orders, counts and advertisements of the test world, drawn one by one."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Item:
     """One video with its questions.
 
     Attributes:
-        frames: still to be drawn, or uint8 [F, S, S, 3] that went through a file.
-        facts: what the result is reported by (family, depth, ...).
+        frames: numbers to draw from, or uint8 [F, S, S, 3] read back from a file.
+        facts: properties to group results by (family, depth, ...).
     """
 
     frames: DrawnFrames | torch.Tensor
@@ -50,10 +50,10 @@ class Item:
 
 
 class TestSet(Dataset):
-    """`number` videos of one task at one length. Sample i depends on (task, seed, length, i) alone.
+    """`number` videos of one task at one length. Sample i depends only on (world, task, seed, length, i).
 
     Tasks:
-        needle: one card among scenes of one family, or of all; a choice of four. Depths take turns, then families.
+        needle: one card among scenes of one family, or of all; a choice of four. Depths vary fastest, then families.
         ordering, counting: four cards, or one to six; four tries each with the right option in every place.
         advertisement: the quick start's question; every other video has no card.
     """
@@ -122,7 +122,7 @@ class TestSet(Dataset):
         return story.numbers, [question.turned(place) for place in range(TRIES)], {"kind": "ordering"}
 
     def _counting(self, rng: np.random.Generator, index: int):
-        """The row of numbers is drawn first and the right one within it: the row says nothing about it."""
+        """The row of numbers is drawn first, then the right one within it, so the row does not give it away."""
         first = 1 + int(rng.integers(3))
         cards = draw_cards(rng, first + int(rng.integers(4)), self.world)
         story = tell(rng, self.num_frames, cards, self._families, overlaid=self.overlaid)

@@ -19,7 +19,7 @@ from videoxl.synth.evaluate import Scores, evaluate
 from videoxl.synth.stage_runs import prepare_device, train_stages
 from videoxl.utils.cli_errors import one_line_errors
 
-# What decides which of several seeds is bundled (`choose.py`): cards and videos of the validation world alone.
+# Decides which of several seeds is bundled (`choose.py`): only cards and videos of the validation world.
 VALIDATION = {
     "gpu": (
         ("needle", (64, 256), (8, 16), 200),
@@ -29,7 +29,7 @@ VALIDATION = {
     ),
     "cpu": (("needle", (16,), (8,), 14),),
 }
-# What a run looks at itself (70: every family at every depth once); docs/benchmarks/small-model.md has more.
+# Tests that a run does itself (70: every family at every depth once); docs/benchmarks/small-model.md has more.
 QUICK = {
     "gpu": (
         ("needle", (64, 256), (8, 16), 70, ("beacon",)),
@@ -43,7 +43,7 @@ QUICK = {
 
 
 def claim_folder(folder: Path, run: dict) -> None:
-    """Write down what `folder` is for. Raises `ArgumentError` where it holds another run, or anything else."""
+    """Record the run in `folder`. Raises `ArgumentError` if it holds another run or anything else."""
     path = folder / "run.json"
     if path.is_file():
         if json.loads(path.read_text()) != run:

@@ -1,8 +1,8 @@
-"""Names that would make a held-out pair, for the loss to leave out.
+"""Excludes from the loss names that would make a held-out pair of colour and shape.
 
-Training never shows such a pair. A decoder that chooses among all names learns just that: what is yellow is no cross,
-so a yellow cross must be a square (docs/log/2026-11.md). What is left out of the choice is neither taught nor
-ruled out; `patch_classes` does the same for the tower.
+Training never shows such a pair. With a loss over all names the decoder learns exactly that: nothing yellow is a cross,
+so a yellow cross must be a square (docs/log/2026-11.md). An excluded name is neither taught nor ruled out.
+`patch_classes` does the same for the tower.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from videoxl.synth.glyphs import SHAPES
 from videoxl.utils.transfer import send
 
 COLOUR, SHAPE = 0, 1
-_ID_BITS = 32  # of a label; above them stands a row of `UnseenPairs.table`
+_ID_BITS = 32  # bits of the token id in a label; the bits above hold a row of `UnseenPairs.table`
 NAMES = (COLOUR_NAMES, SHAPES)
 
 
 def leaving_out(label: int, row: int) -> int:
-    """A label whose loss leaves out the ids in this row of `UnseenPairs.table`."""
+    """A label whose loss excludes the ids in this row of `UnseenPairs.table`."""
     return label | row << _ID_BITS
 
 
 class UnseenPairs:
-    """Marks the labels of names with what is left out beside them.
+    """Marks labels of names with the ids that their loss excludes.
 
     Attributes:
-        table: bool [n, V], ids that are left out; none in the first row.
+        table: bool [n, V], excluded ids by row; none in the first row.
     """
 
     def __init__(self, tokenizer, vocab_size: int):
@@ -56,10 +56,10 @@ class UnseenPairs:
             self.table[row, sorted(left_out)] = True
 
     def mark(self, ids: Sequence[int], labels: Sequence[int]) -> list[int]:
-        """Labels of a text with what the loss leaves out where names are learnt.
+        """Labels of a text, with the excluded ids marked at names that have labels.
 
-        A colour belongs to the shape after it ("yellow square"). A name alone belongs to the last one of the other
-        kind that stood alone: the question says "the shape of the yellow thing", and the answer "square".
+        A colour belongs to the shape after it ("yellow square"). A single name belongs to the last single name of the
+        other kind: the question says "the shape of the yellow thing", and the answer "square".
         """
         marked = list(labels)
         alone: list[str | None] = [None, None]
@@ -75,14 +75,14 @@ class UnseenPairs:
                 continue
             alone[kind] = name
             other = alone[1 - kind]
-            # Names of two questions can make a pair that there is not.
+            # Names of two questions can make a pair that is held out.
             if other is not None and not _is_held_out(kind, name, other):
                 self._mark(marked, start, own, other)
             place += 1
         return marked
 
     def hide(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss's `LabelHook`: logits [n, V] without what the labels [n] leave out, and labels that are ids."""
+        """The loss's `LabelHook`: logits [n, V] with excluded ids at -inf, and labels [n] as plain token ids."""
         left_out = send(self.table, logits.device)
         logits = logits.masked_fill(left_out[labels >> _ID_BITS], -torch.inf)
         return logits, labels & ((1 << _ID_BITS) - 1)
@@ -113,7 +113,7 @@ def _is_held_out(kind: int, name: str, other: str) -> bool:
 def _only_in(
     unseen: Sequence[tuple[int, ...]], seen: Sequence[tuple[int, ...]], before: tuple[int, ...]
 ) -> frozenset[int]:
-    """Ids with which names go on after `before`, if only unseen ones do."""
+    """Ids that follow `before` only in names of unseen pairs."""
     size = len(before)
     follow = ({own[size] for own in names if own[:size] == before and len(own) > size} for names in (unseen, seen))
     return frozenset(next(follow) - next(follow))

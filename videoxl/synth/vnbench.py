@@ -24,22 +24,22 @@ KINDS = {
     "ord": ("ordering", ("edit1", "insert1", "insert2")),
     "cnt": ("counting", ("edit1", "edit2", "insert1")),
 }
-"""Type: task of the test world, and how the needle is put in."""
-EDITED, INSERTED = 1.0, 0.0  # share of cards that are laid over a scene, and not shown alone
+"""Type -> task of the test world, and how the needle is inserted."""
+EDITED, INSERTED = 1.0, 0.0  # share of cards that are laid over a scene instead of filling the screen
 SIDE = 336
 ANNOTATIONS = "annotations.json"
 
 
 def write_bench(folder: Path, videos: int, frames: int, seed: int = 0, progress: bool = False) -> Path:
-    """`videos` of each type, one frame a second, four tries each. The same numbers give the same files.
+    """Write `videos` videos of each type, one frame per second, four tries each. Equal arguments give equal files.
 
     Cards of `edit` types are laid over scenes, those of `insert` types fill the screen.
 
     Returns:
-        The annotations' file. Videos that are there already are kept.
+        Path of the annotations. Existing videos are kept.
 
     Raises:
-        DataError: numbers that make no benchmark.
+        DataError: fewer than 1 video or 8 frames.
     """
     if videos < 1 or frames < 8:
         raise DataError(f"{videos} videos of {frames} frames make no benchmark; give at least 1 of at least 8")

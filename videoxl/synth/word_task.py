@@ -1,4 +1,4 @@
-"""Training tower and projector so that visual tokens look like the decoder's words for what they show.
+"""Trains tower and projector so that visual tokens resemble the decoder's embeddings of the words for their content.
 
 A decoder that learnt to answer from text attends to words; visual tokens that resemble none get neither attention nor
 gradient, and the joint task does not improve. Here each visual token is compared with the embeddings of class names;
@@ -24,9 +24,9 @@ NONE = "none"
 
 
 class VisualWords(ClassTask):
-    """The model's tower and projector under its own word embeddings.
+    """The model's tower and projector, compared with its own word embeddings.
 
-    A class called `none` means that a picture does not have the attribute: a learnt threshold stands for it.
+    The class `none` means that a picture lacks the attribute; its logit is a learnt threshold.
     """
 
     def __init__(self, model: LlavaQwenForCausalLM, class_names: dict[str, list[str]], tokenizer):
@@ -40,7 +40,7 @@ class VisualWords(ClassTask):
             self.register_buffer(f"words{number}", torch.stack(words), persistent=False)
 
     def logits(self, pixels: Tensor) -> list[Tensor]:
-        """The best match of all visual tokens with each word."""
+        """Logits [F, n] of each attribute: the best match of all visual tokens with each word."""
         inner = self.model.model
         projected = inner.mm_projector(inner.vision_tower(pixels))
         tokens = pool_patches(projected, self.config.mm_spatial_pool_stride, self.config.mm_spatial_pool_mode)

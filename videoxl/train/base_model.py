@@ -24,10 +24,10 @@ from videoxl.train.lora import add_adapters
 from videoxl.train.trainable import freeze_others, learning_parts
 from videoxl.utils.compat import enable_checkpointing
 
-# Left in 16 bits, so that they can start as copies; they are a fifteenth of the decoder.
+# Kept in 16 bits, so that they can be initialised as copies; together a fifteenth of the decoder.
 _UNQUANTIZED = [*UNQUANTIZED, *(f"beacon_{name}_proj" for name in ("q", "k", "v", "o", "up", "down"))]
 _TOWER, _PROJECTOR = "model.vision_tower.", "model.mm_projector."
-# Flags of the model that go into its configuration as they are, where they are given.
+# Flags that overwrite the configuration key of the same name, if they are given.
 _CONFIGURED = (
     "beacon_window", "beacon_stride", "beacon_attn", "beacon_ratio", "beacon_ratio_mix", "beacon_param",
     "beacon_embed_init", "beacon_sink_size", "beacon_attend_prev", "beacon_pos", "beacon_parallel_window",
@@ -37,7 +37,7 @@ _CONFIGURED = (
 
 
 def load_tokenizer(base: str, version: str, max_length: int):
-    """The base's tokenizer. Raises `CheckpointError` where it lacks the chat tokens that the prompt version needs."""
+    """Load the base's tokenizer. Raises `CheckpointError` if it lacks the chat tokens that the prompt version needs."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, model_max_length=max_length, padding_side="right")
     except (OSError, ValueError, KeyError) as error:
@@ -54,11 +54,11 @@ def load_tokenizer(base: str, version: str, max_length: int):
 
 
 def configure(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> VideoXLConfig:
-    """The base's configuration with what the flags say. Raises `CheckpointError`, `ConfigError`, `PictureError`."""
+    """The base's configuration, updated by the flags. Raises `CheckpointError`, `ConfigError`, `PictureError`."""
     base = Path(model.model_name_or_path)
     path = base / "config.json"
     if base.exists() and not path.is_file():
-        raise CheckpointError(f"{base} is no model: it has no config.json")
+        raise CheckpointError(f"{base} is not a model: it has no config.json")
     try:
         config = VideoXLConfig.from_pretrained(str(base))
         kind = json.loads(path.read_text()).get("model_type") if path.is_file() else None
@@ -101,7 +101,8 @@ def configure(model: ModelArguments, data: DataArguments, training: TrainingArgu
 def build_model(
     config: VideoXLConfig, model_arguments: ModelArguments, training: TrainingArguments
 ) -> LlavaQwenForCausalLM | torch.nn.Module:
-    """The model on the CPU (quantised: on its device), the parts that learn set; with LoRA, wrapped by peft.
+    """The model on the CPU (quantised: on the training device), all but the trainable modules frozen; with LoRA,
+    wrapped by peft.
 
     Raises:
         CheckpointError: weights that are missing or do not fit.
@@ -143,9 +144,9 @@ def _load(base: str, config: VideoXLConfig, model_arguments: ModelArguments, tra
 
 
 def _stored_dtype(training: TrainingArguments) -> torch.dtype:
-    """DeepSpeed and quantisation keep their own float32 copies where they need them; otherwise weights are float32.
+    """Dtype of the weights in memory: 16 bits with DeepSpeed, quantisation or LoRA, else float32.
 
-    A frozen base under LoRA needs no such copy either.
+    DeepSpeed and quantisation keep float32 copies where they need them; a frozen base under LoRA needs none.
     """
     half = training.deepspeed or training.bits != 16 or training.lora_enable
     return compute_dtype(training) if half else torch.float32
@@ -165,7 +166,7 @@ def _quantization(training: TrainingArguments) -> BitsAndBytesConfig:
 
 def _fill_tower(model: LlavaQwenForCausalLM, named: str | None, base: str) -> None:
     if not model.model.vision_tower.has_own_files:
-        return  # its weights come with the checkpoint
+        return  # its weights are part of the checkpoint
     folder = find_tower_folder(model.config, base)
     if folder is None:
         raise CheckpointError(
@@ -175,7 +176,7 @@ def _fill_tower(model: LlavaQwenForCausalLM, named: str | None, base: str) -> No
 
 
 def load_image_processor(config: VideoXLConfig, base: str, tower: VisionTower) -> VideoXLImageProcessor:
-    """The base's or the tower folder's preprocessing; the tower's own where neither holds one."""
+    """The preprocessing of the base or of the tower's folder; the tower's default if neither has one."""
     for folder in (Path(base), find_tower_folder(config, base)):
         if folder is not None and (folder / "preprocessor_config.json").is_file():
             return VideoXLImageProcessor.from_pretrained(folder)
@@ -186,16 +187,16 @@ def check_vocabulary(model: LlavaQwenForCausalLM, tokenizer) -> None:
     size = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > size:
         raise ArgumentError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model {size} embeddings; they do not belong together"
+            f"the tokenizer has {len(tokenizer)} tokens and the model {size} embeddings; they do not match"
         )
 
 
 @contextmanager
 def _without_zero_init() -> Iterator[None]:
-    """Load whole weights in every process, and let DeepSpeed spread them afterwards.
+    """Load whole weights in every process, and let DeepSpeed shard them afterwards.
 
-    transformers would spread an empty model first and fill it, a path with open reports of weights that silently stay
-    at their initialisation (huggingface/transformers #45397, #43257); it also could not copy beacon weights.
+    transformers would shard an empty model first and then fill it; open issues report weights that silently stay at
+    their initialisation on that path (huggingface/transformers #45397, #43257); it also could not copy beacon weights.
     """
     from transformers.integrations import deepspeed as integration
 

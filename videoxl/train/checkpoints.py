@@ -1,7 +1,7 @@
-"""Checkpoints that are complete or absent, and the result of a run in the published layout.
+"""Atomic checkpoints, and the result of a run in the published layout.
 
-Everything is written into a hidden folder beside the checkpoints and moved to its name at the end, in one rename: a
-process that is killed while it saves leaves the checkpoints that were there before.
+A checkpoint is written into a hidden folder and renamed at the end, so a process that is killed while saving leaves
+the earlier checkpoints intact. A result's files are moved one by one, those that mark it as complete last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STAGING = ".saving"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 PROJECTOR_FILE = "mm_projector.bin"
 _STATE_FILE = "trainer_state.json"
-_RESULT_FILES = ("config.json", PROJECTOR_FILE, "adapter_config.json")  # any of them says that a run has ended
+_RESULT_FILES = ("config.json", PROJECTOR_FILE, "adapter_config.json")  # any of them marks a finished run
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -37,12 +37,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def holds_result(folder: Path) -> bool:
-    """Whether a run into this folder has come to its end."""
+    """Whether this folder holds the result of a finished run."""
     return any((folder / name).is_file() for name in _RESULT_FILES)
 
 
 class StagedCheckpoints:
-    """For a `Trainer`: checkpoints appear under their names only when everything in them is written."""
+    """Mixin for a `Trainer`: a checkpoint gets its name only when all its files are written."""
 
     _saving = False
 
@@ -75,11 +75,11 @@ class StagedCheckpoints:
 
 
 def save_result(trainer, tokenizer, image_processor: VideoXLImageProcessor) -> None:
-    """Write what a run is for into its output folder; a collective call.
+    """Write the result of a run into its output folder; a collective call.
 
-    - the projector alone was trained: `mm_projector.bin` and `config.json` (stage one);
+    - if only the projector was trained: `mm_projector.bin` and `config.json` (stage one);
     - with LoRA: the adapter, `non_lora_trainables.bin` and `config.json`;
-    - otherwise a checkpoint that `load_pretrained_model` loads: weights in 16 bits where the run was, tokenizer,
+    - otherwise a checkpoint for `load_pretrained_model`: weights (in 16 bits if the run used bf16 or fp16), tokenizer,
       preprocessing.
     """
     args, model = trainer.args, trainer.model
@@ -115,7 +115,7 @@ def only_projector_learns(model: nn.Module) -> bool:
 
 
 def _whole_state(trainer) -> dict[str, torch.Tensor] | None:
-    """The model's state dict, put together from all processes where it is spread."""
+    """The model's full state dict, gathered from all processes if it is sharded."""
     if trainer.is_deepspeed_enabled:
         state = trainer.accelerator.get_state_dict(trainer.deepspeed)
     elif trainer.is_fsdp_enabled:
@@ -135,7 +135,7 @@ def _in_16_bits(state: dict[str, torch.Tensor], args) -> dict[str, torch.Tensor]
 
 
 def _publish(staging: Path, folder: Path) -> None:
-    """Move files to the output folder; the configuration last, since it is what makes a folder a checkpoint."""
+    """Move files to the output folder; last those that mark a finished run."""
     _flush(staging)
     files = sorted(staging.iterdir(), key=lambda path: path.name in _RESULT_FILES)
     for path in files:
@@ -144,7 +144,7 @@ def _publish(staging: Path, folder: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Ask the disk to hold everything in a folder before its name says so, readable as the user's other files are."""
+    """Sync all files of a folder to disk before it gets its name, with the permissions of the user's other files."""
     for path in folder.rglob("*"):
         if path.is_file():
             publish_mode(path)
@@ -157,13 +157,14 @@ def _wait() -> None:
 
 
 def choose_checkpoint(folder: Path, named: str | None, overwrite: bool) -> Path | None:
-    """The checkpoint that a run into `folder` goes on from; None: it starts anew.
+    """The checkpoint to resume from in `folder`; None: start from the beginning.
 
     Args:
-        named: `--resume_from_checkpoint`: a folder, or None (as well as True and last) for the newest there is.
+        named: `--resume_from_checkpoint`: a folder; None, `True` or `last` for the newest one.
+        overwrite: ignore a finished run in `folder` instead of raising.
 
     Raises:
-        ArgumentError: the folder holds a finished run, or the named checkpoint is none.
+        ArgumentError: the folder holds a finished run, or `named` is not a checkpoint of a run.
     """
     if named not in (None, "True", "true", "last"):
         if not (Path(named) / _STATE_FILE).is_file():
@@ -181,7 +182,7 @@ def choose_checkpoint(folder: Path, named: str | None, overwrite: bool) -> Path 
 
 
 def clear_run(folder: Path) -> None:
-    """Remove what an earlier run left, which `--overwrite_output_dir` allows: its checkpoints, and its result."""
+    """Remove an earlier run's checkpoints and the files that mark its result (with `--overwrite_output_dir`)."""
     for path in (*list_checkpoints(folder), folder / STAGING):
         shutil.rmtree(path, ignore_errors=True)
     for name in (*_RESULT_FILES, _STATE_FILE, "loss.png"):

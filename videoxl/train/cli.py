@@ -1,10 +1,10 @@
-"""One training run from its command line: the program behind `pretrain.sh`, `finetune_i.sh` and `finetune_v.sh`.
+"""Command line of a training run; `pretrain.sh`, `finetune_i.sh` and `finetune_v.sh` call it.
 
     deepspeed videoxl/train/train.py --deepspeed configs/deepspeed/zero3.json --model_name_or_path ... --data_path ...
     torchrun --nproc_per_node 8 -m videoxl.train ...        plain PyTorch, on several GPUs
     python -m videoxl.train ...                             plain PyTorch, on one device
 
-Everything that can be found wrong before a step is taken is found before: flags, records, files, lengths, weights.
+Flags, records, files, lengths and weights are checked before the first step.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from videoxl.train.trainer import VideoXLTrainer
 
 
 def train(arguments: Sequence[str]) -> None:
-    """One run. Raises `VideoXLError`s that say what is wrong and what to do."""
-    answer_from_the_kernel()  # the flags below start DeepSpeed
+    """Run one training. Raises `VideoXLError` that says what is wrong and what to do."""
+    answer_from_the_kernel()  # parsing the flags may start DeepSpeed
     model_args, data_args, args = parse_command_line(arguments)
     check_arguments(model_args, data_args, args)
     output = Path(args.output_dir)
@@ -64,7 +64,7 @@ def train(arguments: Sequence[str]) -> None:
     sources = [source for source in (data_args.data_path, data_args.eval_data) if source]
     streamed = _streamed(sources)
     if streamed is not None:
-        # Both count on records: files to keep features of, batches of the size that the flags name.
+        # Both need records: features are cached per file, and a dry run shows batches of the size in the flags.
         for flag, value in (("cache_features", data_args.cache_features), ("dry_run", args.dry_run)):
             if value:
                 raise ArgumentError(f"--{flag} needs records; {data_args.data_path} is streamed, leave --{flag} out")
@@ -72,7 +72,7 @@ def train(arguments: Sequence[str]) -> None:
         raise ArgumentError(f"--train_task {args.train_task} needs classes of every patch, which records do not have")
     records = [] if streamed else [_read(source, model_args, data_args, args) for source in sources]
     with torch.device("meta"):
-        tower = build_vision_tower(config)  # its geometry; no weights yet
+        tower = build_vision_tower(config)  # only for its geometry, without weights
     image_processor = load_image_processor(config, model_args.model_name_or_path, tower)
 
     datasets = []
@@ -133,7 +133,7 @@ def train(arguments: Sequence[str]) -> None:
             print(describe_run(trainer, tokenizer))
         return
     if checkpoint is not None and trainer.is_world_process_zero():
-        print(f"going on from {checkpoint}", file=sys.stderr)
+        print(f"resuming from {checkpoint}", file=sys.stderr)
     if checkpoint is None and args.overwrite_output_dir and first:
         clear_run(output)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
@@ -147,17 +147,17 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def leave_cores_to_workers(args: TrainingArguments) -> None:
-    """One thread for what this process computes on the CPU beside a GPU and loader processes.
+    """Use one CPU thread in this process if it trains on a GPU with loader processes.
 
-    It is little, and split over all cores it waits for threads that the loaders keep from running: on 16 cores with 12
-    loaders a sum over 90,000 numbers took 9 ms. `OMP_NUM_THREADS` in the environment has the last word.
+    Its CPU work is small. Split over all cores it waits for threads that the loaders keep from running: on 16 cores
+    with 12 loaders, a sum over 90,000 numbers took 9 ms. `OMP_NUM_THREADS` in the environment overrides this.
     """
     if args.device.type == "cuda" and args.dataloader_num_workers and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 
 def _streamed(sources: list[str]) -> DataSource | None:
-    """The streamed source that `--data_path` names, if it does. Raises `DataError`."""
+    """The streamed source that `--data_path` names; None if it names records. Raises `DataError`."""
     named = [(source, found) for source in sources if (found := find_source(source)) is not None]
     if len(named) > 1 or (named and len(sources) > 1):
         raise DataError(f"{named[0][0]} is streamed; it cannot be used with --eval_data")
@@ -171,7 +171,7 @@ def _read(source: str, model_args: ModelArguments, data_args: DataArguments, arg
 
 
 def _report_left_out(dataset: VideoXLDataset, source: str, args: TrainingArguments) -> None:
-    """Say which samples of a data set will not be used; none at all is an error."""
+    """Print how many samples are left out as too long. Raises `DataError` if no sample is left."""
     if dataset.too_long and args.process_index == 0:
         name, most = max(dataset.too_long, key=lambda entry: entry[1])
         number, total = len(dataset.too_long), len(dataset) + len(dataset.too_long)
@@ -203,12 +203,12 @@ def _use_features(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: errors made on purpose become one message and status 2."""
+    """Entry point: a `VideoXLError` becomes one message and status 2."""
     try:
         train(sys.argv[1:] if arguments is None else arguments)
     except VideoXLError as error:
         rank = os.environ.get("RANK", "0")
-        # A data loader's process hands its error over with its whole traceback; the last line says what is wrong.
+        # A data loader's error contains its whole traceback; only the last line says what is wrong.
         text = str(error)
         text = text.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
         print(f"error{'' if rank == '0' else f' (process {rank})'}: {text}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What can be set on the command line of a training run. Names are those of the published scripts.
+"""Flags of a training run, named as in the published scripts.
 
-Flags that transformers dropped, or that belong to methods Video-XL does not contain, are handled in `legacy_flags.py`.
+`legacy_flags.py` handles flags that transformers dropped or that belong to methods Video-XL does not contain.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _help(text: str, **kwargs):
 
 @dataclass
 class ModelArguments:
-    """The model that training starts from, and which parts of it learn."""
+    """The model that training starts from, and its trainable modules."""
 
     model_name_or_path: str = _help("Base: a Qwen2 model, or a Video-XL checkpoint.", default="")
     version: str = _help("Prompt version: qwen_1_5 (chat) or plain (placeholder and caption).", default="qwen_1_5")
@@ -97,7 +97,7 @@ class TrainingArguments(transformers.TrainingArguments):
     output_dir: str | None = _help("Folder for checkpoints and the result.", default=None)
     overwrite_output_dir: bool = _help("Replace the finished run that --output_dir holds.", default=False)
     remove_unused_columns: bool = False
-    # In transformers' own order, which its parser needs.
+    # The union must keep transformers' order of types, which its parser needs.
     report_to: None | str | list[str] = _help("tensorboard, wandb, none, ...", default="tensorboard")  # noqa: RUF036
     model_max_length: int = _help("Longest sample, in decoder positions; longer ones are left out.", default=32768)
     gradient_checkpointing: bool = _help("Recompute activations in the backward pass.", default=True)
@@ -156,7 +156,7 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self):
         if not self.output_dir:
             raise ArgumentError("--output_dir is missing; name the folder for checkpoints and the result")
-        # The layers bring their own checkpointing, switched on when the model is built; transformers' stays off.
+        # The model's layers do their own checkpointing, enabled in `build_model`; transformers' must stay off.
         self.checkpoint_windows = bool(self.gradient_checkpointing)
         self.gradient_checkpointing = without_own_checkpointing()
         super().__post_init__()
@@ -166,7 +166,7 @@ class TrainingArguments(transformers.TrainingArguments):
 
 
 def check_arguments(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:
-    """Refuse what cannot work before anything is loaded. Raises `ArgumentError`."""
+    """Check combinations of flags before anything is loaded. Raises `ArgumentError`."""
     for flag, value in (("model_name_or_path", model.model_name_or_path), ("data_path", data.data_path)):
         if not value:
             raise ArgumentError(f"--{flag} is missing")
@@ -192,13 +192,13 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
     if training.bptt_windows is not None and training.bptt_windows < 1:
         raise ArgumentError(f"--bptt_windows is {training.bptt_windows}; it must be at least 1")
     if not 0 <= data.max_bad_fraction <= 1:
-        raise ArgumentError(f"--max_bad_fraction is {data.max_bad_fraction}; it must lie between 0 and 1")
+        raise ArgumentError(f"--max_bad_fraction is {data.max_bad_fraction}; it must be between 0 and 1")
     if training.load_best_model_at_end:
         raise ArgumentError("--load_best_model_at_end is not supported; choose a checkpoint by its eval_loss")
     learns_in_full = not training.lora_enable and model.mm_tunable_parts not in ("mm_mlp_adapter",)
     if training.bits != 16 and learns_in_full and not model.tune_mm_mlp_adapter:
         raise ArgumentError(
-            f"weights of {training.bits} bits cannot be trained; add --lora_enable True, or train the projector alone"
+            f"weights of {training.bits} bits cannot be trained; add --lora_enable True, or train only the projector"
         )
     if training.eval_generation and not data.eval_data:
         raise ArgumentError("--eval_generation needs questions: name them with --eval_data")
@@ -211,18 +211,18 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
     if training.eval_generation and model.version != "qwen_1_5":
         raise ArgumentError("--eval_generation asks questions in the chat format; it needs --version qwen_1_5")
     if training.muon_lr < 0:
-        raise ArgumentError(f"--muon_lr {training.muon_lr}: it must not be below 0")
+        raise ArgumentError(f"--muon_lr is {training.muon_lr}; it must be at least 0")
     if training.muon_lr and (training.deepspeed or training.fsdp):
         raise ArgumentError("--muon_lr needs whole matrices, which DeepSpeed and FSDP do not keep; leave it at 0 there")
     if training.muon_lr and (training.lora_enable or training.optim not in MUON_BESIDE):
         raise ArgumentError(
-            f"--muon_lr goes with --optim {' or '.join(MUON_BESIDE)} and without --lora_enable; --optim is "
+            f"--muon_lr needs --optim {' or '.join(MUON_BESIDE)} and no --lora_enable; --optim is "
             f"{getattr(training.optim, 'value', training.optim)}"
         )
     if training.muon_lr and training.mm_vision_tower_lr is not None and training.learning_rate <= 0:
         raise ArgumentError(
-            "--muon_lr with --mm_vision_tower_lr takes that rate's share of --learning_rate, which must be above 0 and "
-            f"is {training.learning_rate}"
+            "--muon_lr with --mm_vision_tower_lr divides the tower's rate by --learning_rate, which must be above 0 "
+            f"and is {training.learning_rate}"
         )
     if training.bptt_windows is not None and shards_parameters(training):
         raise ArgumentError(
@@ -231,7 +231,7 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: Traini
 
 
 def shards_parameters(training: TrainingArguments) -> bool:
-    """Whether weights are spread over the processes (ZeRO-3, FSDP), so that every pass is a collective call."""
+    """Whether weights are sharded over processes (ZeRO-3, FSDP), which makes every pass a collective call."""
     if training.deepspeed:
         return training.hf_deepspeed_config.is_zero3()
     return bool(training.fsdp)

@@ -1,4 +1,4 @@
-"""What a run would do, told before it does it: plan, memory, and the first batch as text."""
+"""Describes a run without training: plan, memory, and the first batch as text."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from videoxl.train.trainable import part_of
 from videoxl.train.trainer import VideoXLTrainer
 
 _GIB = 1 << 30
-_ADAM = 12  # bytes a learning parameter: float32 weight and two moments
+_ADAM = 12  # bytes per trainable parameter: float32 weight and two moments
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes on one device, estimated. `activations` is for the longest sample."""
+    """Estimated bytes on one device; `activations` are those of a batch of the longest sample."""
 
     weights: int
     gradients: int
@@ -36,11 +36,11 @@ class TrainingMemory:
 
 
 def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: TrainingArguments) -> TrainingMemory:
-    """Count weights, gradients, optimizer states and what is kept for the backward pass.
+    """Estimate weights, gradients, optimizer states and activations kept for the backward pass.
 
-    The first three are arithmetic (ZeRO stage and offload taken into account); activations count, for the longest
-    sample, the inputs of every decoder layer (all intermediate values without checkpointing), the cache's pieces, the
-    features, one layer at work, and logits.
+    The first three follow from the parameter counts, ZeRO stage and offload. Activations are, for the longest sample,
+    the inputs of every decoder layer (all intermediate values without checkpointing), the cache's keys and values, the
+    features, the intermediate values of one layer, and the logits.
     """
     stage, offload = _zero(training)
     world = max(1, training.world_size)
@@ -61,14 +61,14 @@ def estimate_memory(model: nn.Module, dataset: VideoXLDataset, training: Trainin
     kv = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     per_row = config.num_hidden_layers * config.hidden_size
     work = window_rows * (6 * config.hidden_size + 4 * config.intermediate_size)
-    work += at_once * (longest - visual + (visual // smallest if smallest else visual) + window) * kv  # keys joined
+    work += at_once * (longest - visual + (visual // smallest if smallest else visual) + window) * kv  # keys, joined
     if not training.checkpoint_windows:
         per_row += config.num_hidden_layers * (5 * config.hidden_size + 3 * config.intermediate_size)
     logits = 3 * 4 * config.vocab_size * min(1024, max((plan.suffix for plan in dataset.plans), default=0))
     kept = config.num_hidden_layers * kv * (longest - visual + (visual // smallest if smallest else visual))
     activations = batch * (rows * per_row + kept + 2 * visual * config.hidden_size + work) * size + batch * logits
-    # Without DeepSpeed weights that learn are mostly float32, and autocast keeps them in 16 bits for a pass as well;
-    # gradients and AdamW's two states are as wide as the weights.
+    # Without DeepSpeed, trainable weights are mostly float32, and autocast also keeps a 16-bit copy during a pass;
+    # gradients and AdamW's two states have the dtype of the weights.
     casts = learning * size if not stage and learning_bytes > learning * size else 0
     sharded = world if stage >= 3 else 1
     return TrainingMemory(
@@ -113,7 +113,7 @@ def describe_run(trainer: VideoXLTrainer, tokenizer) -> str:
         f"longest sample {memory.activations / _GIB:.2f}",
     ]
     if "classes" not in (batch := next(iter(loader))):
-        lines += ["", f"first batch: {', '.join(batch['ids'])} (what is learnt stands in [[ ]])"]
+        lines += ["", f"first batch: {', '.join(batch['ids'])} (learnt tokens are in [[ ]])"]
         for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"]):
             kept = mask.bool()
             lines.append(mark_labels(ids[kept].tolist(), labels[kept].tolist(), tokenizer))
@@ -121,7 +121,7 @@ def describe_run(trainer: VideoXLTrainer, tokenizer) -> str:
 
 
 def mark_labels(ids: Sequence[int], labels: Sequence[int], tokenizer) -> str:
-    """Ids as text, each placeholder as `<image>`, and [[ ]] around what is learnt."""
+    """Ids as text, with `<image>` for each placeholder and [[ ]] around tokens that have labels."""
     text, learnt, run = "", False, []
 
     def flush() -> str:

@@ -1,4 +1,4 @@
-"""Evaluation while training: loss and exact-match answers at one fixed ratio, so that figures can be compared."""
+"""Evaluation during training: loss and exact-match answers at one fixed ratio, so that results are comparable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from videoxl.train.lora import base_of
 
 @contextmanager
 def evaluating(model: LlavaQwenForCausalLM) -> Iterator[None]:
-    """Evaluation mode; what was set before comes back."""
+    """Put the model in evaluation mode, and restore its mode afterwards."""
     training = model.training
     model.eval()
     try:
@@ -32,9 +32,9 @@ def evaluating(model: LlavaQwenForCausalLM) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate_loss(trainer: Trainer, loader: DataLoader) -> dict[str, float]:
-    """Cross entropy a labelled token over all of a data set; for classes also the share of right ones."""
+    """Mean cross entropy per labelled token over a data set; with class labels also the accuracy."""
     model = base_of(trainer.model)
-    # Through the wrapper where it gathers parameters, else the model itself, which need not keep step with the others.
+    # Use the wrapper if it gathers parameters; else the model itself, which needs no synchronisation with other ranks.
     run = trainer.model_wrapped if shards_parameters(trainer.args) else trainer.model
     total = torch.zeros(3, dtype=torch.float64, device=trainer.args.device)  # loss, labels, right classes
     with evaluating(model):
@@ -61,7 +61,7 @@ def evaluate_loss(trainer: Trainer, loader: DataLoader) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate_answers(trainer: Trainer, dataset: VideoXLDataset) -> dict[str, float]:
-    """Share of first questions whose greedy answer equals the record's, but for case and surrounding space."""
+    """Share of first questions whose greedy answer equals the record's, ignoring case and surrounding space."""
     args, model = trainer.args, base_of(trainer.model)
     sharded = shards_parameters(args)
     numbers = range(len(dataset)) if sharded else range(args.process_index, len(dataset), args.world_size)
@@ -84,7 +84,7 @@ def _answer(trainer: Trainer, session: VideoXL, dataset: VideoXLDataset, sample:
     args = trainer.args
     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": ""}]
     ids, _ = encode_conversation(turns, dataset.tokenizer, dataset.version, sample.kind != "text")
-    ids = ids[: len(ids) - len(dataset.tokenizer("<|im_end|>\n").input_ids)]  # leaves the assistant's turn open
+    ids = ids[: len(ids) - len(dataset.tokenizer("<|im_end|>\n").input_ids)]  # keep the assistant's turn open
     visual = [trainer.pixels(frames.to(args.device)) for frames in sample.visual]
     return session.respond_to_ids(
         ids, visual, [sample.kind] * len(visual), ratio=_ratio(trainer), max_new_tokens=args.eval_max_new_tokens

@@ -1,8 +1,8 @@
-"""Features of a tower that does not learn, made once and read from disk ever after.
+"""Features of a frozen tower, computed once and cached on disk.
 
-Decoding and encoding are most of the work where only the decoder learns and a video is seen again and again. One file
-holds the features of one picture or video, named after the file's content stamp, the frames that were chosen and the
-tower's weights.
+If only the decoder is trained, decoding and encoding are most of the work of every epoch. One cache file holds the
+features of one picture or video. Its path depends on the media file's path, size and time, on the chosen frames and on
+the tower's weights.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from videoxl.train.data.dataset import VideoXLDataset
 from videoxl.utils.digest import digest, digest_all
 from videoxl.utils.files import whole_file
 
-_SAMPLED = 1024  # values of each weight that name a tower
+_SAMPLED = 1024  # values of each weight that go into the tower's digest
 
 
 class FeatureCache:
     """Stored features of one tower in one folder.
 
-    Calling it with a path gives its features [F, P, C], or None where they are not stored.
+    Call it with a media path for its features [F, P, C] bfloat16, or None if they are not cached.
     """
 
     def __init__(self, folder: Path, model: LlavaQwenForCausalLM, rule: str):
         """Args:
-        rule: names everything else that features depend on (frames chosen, views of a picture).
+        rule: text that identifies all else that features depend on (frame choice, views of a picture).
 
         Raises:
-            ArgumentError: the tower learns, so that its features do not stay true.
+            ArgumentError: the tower is trained, so its features would change.
         """
         tower = model.model.vision_tower
         if any(parameter.requires_grad for parameter in tower.parameters()):
@@ -59,7 +59,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def fill(self, dataset: VideoXLDataset, model: LlavaQwenForCausalLM, device: torch.device, rank: int, world: int):
-        """Encode what is not stored yet, this process its share; goes on where an earlier call was ended."""
+        """Encode this process's share of the media that are not cached yet; a repeated call resumes."""
         tower = model.model.vision_tower.to(device)
         todo = {path: record for record in dataset.records for path in record.media}
         mine = [item for item in list(todo.items())[rank::world] if self(item[0]) is None]
@@ -67,7 +67,7 @@ class FeatureCache:
             try:
                 frames, _ = dataset.read_media(record, path)
             except VideoXLError:
-                continue  # the run itself will find and count it
+                continue  # the run will report and count it
             chunks = [
                 tower(dataset.image_processor.normalize(part.to(device), tower.dtype)).to("cpu", torch.bfloat16)
                 for part in frames.split(chunk_frames(model.model))

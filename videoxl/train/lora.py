@@ -14,20 +14,20 @@ from videoxl.train.config import TrainingArguments
 from videoxl.train.trainable import part_of
 
 OTHERS_FILE = "non_lora_trainables.bin"
-"""Parameters that were trained in full beside the adapters: projector, tower, beacon embedding."""
+"""Parameters trained in full besides the adapters: projector, tower, beacon embedding."""
 
 
 def add_adapters(model: LlavaQwenForCausalLM, training: TrainingArguments, wanted: set[str]) -> nn.Module:
-    """Adapters on every linear layer of the decoder, beacons' projections included.
+    """Add adapters to every linear layer of the decoder, including the beacons' projections.
 
-    Projector and tower learn in full where they are among the parts that learn; so does the beacon embedding.
+    Projector and tower are trained in full if they are in `wanted`; so is the beacon embedding.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise MissingDependencyError("--lora_enable needs peft: pip install 'videoxl[train]'") from error
     if "mm_language_model" not in wanted:
-        raise ArgumentError("--lora_enable adapts the decoder, which is frozen; leave it out, or let it learn")
+        raise ArgumentError("--lora_enable adapts the decoder, which is frozen; leave it out, or train the decoder")
     names = sorted(
         {
             name.rpartition(".")[2]
@@ -43,7 +43,7 @@ def add_adapters(model: LlavaQwenForCausalLM, training: TrainingArguments, wante
             lora_alpha=training.lora_alpha,
             lora_dropout=training.lora_dropout,
             bias=training.lora_bias,
-            # By full path: the tower's layers have the same short names.
+            # Full paths, since the tower's layers have the same short names.
             target_modules=rf"model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(map(re.escape, names))})",
             task_type="CAUSAL_LM",
         ),
@@ -51,7 +51,7 @@ def add_adapters(model: LlavaQwenForCausalLM, training: TrainingArguments, wante
     for name, parameter in model.named_parameters():
         if name in in_full:
             parameter.requires_grad_(True)
-            if not training.deepspeed:  # DeepSpeed keeps its own float32 copy of what learns
+            if not training.deepspeed:  # DeepSpeed keeps its own float32 copy of trainable weights
                 parameter.data = parameter.data.float()
     return adapted
 
@@ -70,7 +70,7 @@ def base_of(model: nn.Module) -> LlavaQwenForCausalLM:
 
 
 def other_weights(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Of a state dict of the wrapped model, what learnt in full, under the plain model's names."""
+    """The fully trained weights in a state dict of the wrapped model, under the plain model's names."""
     learning = {name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
     return {
         name.removeprefix("base_model.model."): value.detach().cpu().clone()
@@ -84,6 +84,6 @@ def save_other_weights(state: dict[str, Tensor], model: nn.Module, folder: Path)
 
 
 def load_other_weights(model: nn.Module, folder: Path) -> None:
-    """Put back what `save_other_weights` wrote, for a run that is resumed."""
+    """Load the weights that `save_other_weights` wrote, to resume a run."""
     stored = torch.load(folder / OTHERS_FILE, map_location="cpu", weights_only=True)
     base_of(model).load_state_dict(stored, strict=False)

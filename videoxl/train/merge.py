@@ -17,8 +17,8 @@ def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> N
     """Merge a LoRA adapter into its base and write a checkpoint in the published layout.
 
     Raises:
-        ArgumentError: `output` exists already. DataError: it cannot be written. CheckpointError: adapter or base
-            cannot be loaded.
+        ArgumentError: `output` already exists. DataError: its folder cannot be written. CheckpointError: adapter or
+            base cannot be loaded.
     """
     if output.exists():
         raise ArgumentError(f"{output} exists; name a folder that does not")
@@ -33,7 +33,7 @@ def merge(adapter: Path, base: Path, output: Path, dtype: str = "bfloat16") -> N
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videoxl.train.merge", description=merge.__doc__.splitlines()[0])
-    parser.add_argument("adapter", type=Path, help="folder that training with --lora_enable wrote")
+    parser.add_argument("adapter", type=Path, help="output folder of training with --lora_enable")
     parser.add_argument("--base", type=Path, required=True, help="model that the adapter was trained on")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")

@@ -1,4 +1,4 @@
-"""What a run did since the last line of its log: tokens a second, visual tokens, ratios, memory; and its loss curve."""
+"""Figures of a run since its last log line: tokens per second, visual tokens, ratios, memory; and its loss curve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from videoxl.model.modality import visual_length
 
 
 class Meter:
-    """Counts of one process, summed over all of them when they are reported."""
+    """Counts of one process; `report` sums them over all processes."""
 
     def __init__(self, ratios: Sequence[int]):
         self.ratios = list(ratios)
@@ -33,11 +33,11 @@ class Meter:
         for (frames, kind), number in alike.items():  # a batch can hold hundreds of pictures
             self._visual += number * visual_length(frames, inner.vision_tower.num_patches, kind, inner.config)
         if "attention_mask" in batch:
-            self._text += int(batch["attention_mask"].sum())  # the mask lies on the CPU: nobody waits for this
+            self._text += int(batch["attention_mask"].sum())  # the mask is on the CPU: no wait for the GPU
         self._windows.update(getattr(outputs, "window_ratios", None) or ())
 
     def report(self, device: torch.device, world_size: int) -> dict[str, float]:
-        """Figures since the last report; a collective call where there are several processes."""
+        """Figures since the last report (`visual_tokens`: in all); with several processes, a collective call."""
         seconds = time.perf_counter() - self._since
         counts = torch.tensor(
             [self._visual + self._text, self._visual, *(self._windows[ratio] for ratio in self.ratios)],
@@ -61,7 +61,7 @@ class Meter:
 
 
 def draw_loss(state_file: Path, picture: Path) -> None:
-    """The loss curve of a run, from transformers' `trainer_state.json`."""
+    """Draw the loss curve of a run from transformers' `trainer_state.json`."""
     import matplotlib
 
     matplotlib.use("Agg")

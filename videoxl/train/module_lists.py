@@ -1,4 +1,4 @@
-"""What a training loop asks of all modules and parameters at every step, from lists that are made once."""
+"""Caches the lists of modules and parameters that a training loop reads at every step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 
 @contextmanager
 def cached_module_lists(model: nn.Module) -> Iterator[None]:
-    """Meanwhile `train`, `eval`, `zero_grad` and `parameters` of `model` itself do not walk over its modules.
+    """Inside the context, `train`, `eval`, `zero_grad` and `parameters` of `model` use cached lists of its modules.
 
-    transformers' loop calls them before and after every step. To walk over the modules each time takes milliseconds
-    in which a small model's GPU has nothing to do (docs/log/2026-11.md). Modules and parameters added or taken
-    away meanwhile are not noticed; those of a part of the model, asked for there, are as ever.
+    transformers' loop calls them before and after every step. Traversing the modules each time takes milliseconds, in
+    which a small model's GPU is idle (docs/log/2026-11.md). Modules and parameters that are added or removed in the
+    meantime are missed. The methods of submodules do not change.
     """
     kind, modules, weights = type(model), list(model.modules()), list(model.parameters())
 

@@ -1,4 +1,4 @@
-"""Muon for the matrices of decoder and vision tower, AdamW for all else, as one optimizer."""
+"""One optimizer: Muon for the matrices of decoder and vision tower, AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.optim import Muon, Optimizer
 
-MOST_ELEMENTS = 1 << 24  # of a batch of matrices, which is copied several times; larger ones come one by one
+MOST_ELEMENTS = 1 << 24  # per batch of matrices, which is copied several times; larger ones go one by one
 
 
 class BatchedMuon(Muon):
     """torch's Muon, with all matrices of one shape in one batch.
 
-    It makes the same updates (Jordan et al. 2024), in bfloat16 as there. A small model's matrices are so little work
-    that launching their products one by one took as long as the rest of a training step.
+    The updates are the same (Jordan et al. 2024), also in bfloat16. A small model's matrices are so small that
+    launching their products one by one took as long as the rest of a training step.
     """
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ class BatchedMuon(Muon):
 
 
 def _orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, least: float) -> Tensor:
-    """Each of [n, a, b] with its singular values brought near 1, by Newton and Schulz's iteration; bfloat16."""
+    """[n, a, b] -> bfloat16 [n, a, b] with all singular values near 1, by Newton-Schulz iteration."""
     first, second, third = coefficients
     turned = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if turned else matrices).to(torch.bfloat16)
@@ -61,25 +61,25 @@ def _orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], step
 
 
 class MuonAndOther(Optimizer):
-    """Steps Muon and another optimizer together; groups and state are those of both.
+    """Steps Muon and another optimizer together, and holds the parameter groups and state of both.
 
-    Muon makes the update of a matrix orthogonal. Its learning rate is scaled so that an entry
-    moves as far as AdamW would move it at a fifth of that rate (`match_rms_adamw`, Liu et al. 2025).
+    Muon orthogonalises the update of a matrix. Its learning rate is scaled so that the update has
+    the RMS of AdamW's at a fifth of that rate (`match_rms_adamw`, Liu et al. 2025).
     """
 
     def __init__(self, matrices: list[dict], learning_rate: float, other: Optimizer):
         """
         Args:
-            matrices: parameter groups for Muon, two-dimensional weights, with their weight decay.
-            learning_rate: of Muon. other: the optimizer of all other parameters.
+            matrices: parameter groups for Muon: two-dimensional weights, with their weight decay.
+            learning_rate: Muon's. other: the optimizer of all other parameters.
         """
-        # The other's groups come first: a trainer logs the rate of the first one.
+        # The other optimizer's groups come first, since a trainer logs the rate of the first group.
         self._inner = (other, BatchedMuon(matrices, lr=learning_rate, adjust_lr_fn="match_rms_adamw"))
         super().__init__([{**group} for inner in self._inner for group in inner.param_groups], other.defaults)
         self._share([group for inner in self._inner for group in inner.param_groups], {})
 
     def _share(self, groups: list[dict], state: dict) -> None:
-        """Let both work on one state, and each on its groups, which a scheduler changes here."""
+        """Share one state between both, and give each its groups, so that a scheduler's changes here reach them."""
         number = len(self._inner[0].param_groups)
         self._inner[0].param_groups, self._inner[1].param_groups = groups[:number], groups[number:]
         self.param_groups = groups

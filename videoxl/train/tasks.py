@@ -1,4 +1,4 @@
-"""Training tasks beside conversations: a model under heads that are thrown away, found by name (`--train_task`)."""
+"""Training tasks other than conversations, found by name (`--train_task`): a model with heads that are not saved."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CONVERSATION = "conversation"
 
 
 class TaskModel(nn.Module):
-    """A model under a task's heads.
+    """A model with the heads of a task.
 
     Attributes:
-        model: the whole Video-XL, which is what gets saved.
+        model: the whole Video-XL model; only this is saved.
     """
 
     accepts_loss_kwargs = True
@@ -35,19 +35,19 @@ class TrainTask(ABC):
     """A task on class labels.
 
     Attributes:
-        takes_records: whether records can hold what it learns from (`classes`), or only a streamed source.
+        takes_records: whether records can hold its labels (`classes`); if False, only a streamed source can.
     """
 
     takes_records: ClassVar[bool] = True
 
     @abstractmethod
     def wrap(self, model: LlavaQwenForCausalLM, class_names: dict[str, list[str]], tokenizer) -> TaskModel:
-        """The model that the trainer trains; it sets what learns."""
+        """Wrap the model with the task's heads, and set which parameters are trainable."""
 
 
 TASKS: Registry[type[TrainTask]] = Registry("train task", "videoxl.train_tasks")
 
 
 def task_names() -> list[str]:
-    """What `--train_task` takes."""
+    """Valid values of `--train_task`."""
     return [CONVERSATION, *TASKS.names()]

@@ -1,4 +1,4 @@
-"""Which parts of the model learn, and with which learning rate."""
+"""Which modules of the model are trained, and with which learning rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videoxl.train.config import PARTS, ModelArguments
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to, one of `PARTS`, by its name."""
+    """The entry of `PARTS` that the parameter of this name belongs to."""
     if "vision_tower." in name:
         return "mm_vision_tower"
     if "mm_projector." in name:
@@ -22,10 +22,10 @@ def part_of(name: str) -> str:
 
 
 def learning_parts(arguments: ModelArguments) -> set[str]:
-    """The parts that the flags ask for; the published rules.
+    """The entries of `PARTS` to train, from the flags by the published rules.
 
     Raises:
-        ArgumentError: an unknown part, or none at all.
+        ArgumentError: an unknown entry, or none at all.
     """
     if arguments.mm_tunable_parts is not None:
         wanted = {part.strip() for part in arguments.mm_tunable_parts.split(",") if part.strip()}
@@ -46,9 +46,9 @@ def learning_parts(arguments: ModelArguments) -> set[str]:
 
 
 def freeze_others(model: LlavaQwenForCausalLM, wanted: set[str]) -> None:
-    """Let `wanted` learn and keep the rest still; so are parameters that no pass reaches.
+    """Make the modules in `wanted` trainable and freeze the rest, including parameters that no pass uses.
 
-    Those are the tower's layers after the selected one, and the beacons where nothing is compressed: a data-parallel
+    These are the tower's layers after the selected one, and the beacons if nothing is compressed. A data-parallel
     wrapper would wait for their gradients.
     """
     idle = set(_idle_prefixes(model))
@@ -74,12 +74,12 @@ def parameter_groups(
     rates: dict[str, float | None],
     wanted: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True,
 ) -> list[dict]:
-    """Groups for an optimizer, one for each learning rate with and without weight decay.
+    """Parameter groups for an optimizer, one for each learning rate, with and without weight decay.
 
     Args:
-        decayed: names that weight decay applies to (no norms, no biases).
-        rates: learning rate by part; None or absent: the optimizer's.
-        wanted: which parameters to take, of those that learn.
+        decayed: names of parameters with weight decay (no norms, no biases).
+        rates: learning rate by entry of `PARTS`; None or absent: the optimizer's.
+        wanted: which of the trainable parameters to take.
     """
     groups: dict[tuple, dict] = {}
     for name, parameter in model.named_parameters():

@@ -35,9 +35,9 @@ from videoxl.train.optim import MuonAndOther, is_for_muon
 from videoxl.train.trainable import parameter_groups
 from videoxl.utils.transfer import send
 
-ON_THE_DEVICE = ("images", "classes", "never")  # of a collated batch
-DRAWN_AT_ONCE = 1024  # streamed frames whose features are made together
-_GAP_STREAM = 1  # keeps draws of gaps apart from draws of ratios
+ON_THE_DEVICE = ("images", "classes", "never")  # keys of a collated batch
+DRAWN_AT_ONCE = 1024  # streamed frames that are encoded together
+_GAP_STREAM = 1  # gives the random gaps another seed than the ratios
 
 
 class PlanDataLoader(DataLoader):
@@ -48,7 +48,7 @@ class PlanDataLoader(DataLoader):
 
 
 class OwnBatches:
-    """The batches that a data set brings itself, in its order; each process takes its share of them."""
+    """Batches that the data set itself defines, in its order; each process takes its share."""
 
     def __init__(self, batches: Sequence[Sequence[int]], world_size: int, rank: int):
         whole = len(batches) - len(batches) % world_size
@@ -90,11 +90,11 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         self.image_processor = image_processor
         config = base_of(model).config
         self.meter = Meter(config.active_ratios)
-        # As long as nobody says what the data set lacks, nothing that cannot be read is forgiven.
+        # By default no unreadable sample is tolerated.
         self.bad_samples = bad_samples or BadSamples(Path(args.output_dir), len(train_dataset), 0.0)
 
     def train(self, *args, **kwargs) -> TrainOutput:
-        # DeepSpeed, FSDP and DistributedDataParallel wrap the model, and handle parameters in ways of their own.
+        # DeepSpeed, FSDP and DistributedDataParallel wrap the model and manage its parameters themselves.
         plain = self.accelerator.distributed_type == DistributedType.NO
         with cached_module_lists(self.model) if plain else nullcontext():
             return super().train(*args, **kwargs)
@@ -124,7 +124,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         return self._loader(self.train_dataset, sampler)
 
     def get_eval_dataloader(self, eval_dataset: VideoXLDataset | None = None) -> DataLoader:
-        """Every process reads all of it under ZeRO-3 and FSDP, whose passes are collective; otherwise its share."""
+        """Under ZeRO-3 and FSDP, whose passes are collective, every process reads all data; otherwise its share."""
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         shared = not shards_parameters(self.args)
         window = base_of(self.model).config.beacon_window
@@ -147,7 +147,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> Tensor | None:
-        """Tokens (or classes) that the batches of one step learn, over all processes."""
+        """Number of labelled tokens (or classes) in the batches of one step, over all processes; at least 1."""
         if not batch_samples:
             return None
         count = send(torch.tensor(sum(batch["targets"] for batch in batch_samples)), device)
@@ -162,26 +162,26 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         outputs = model(**self.model_inputs(inputs), num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
         if num_items_in_batch is not None:
-            loss = loss * self.args.world_size  # gradients are averaged over processes, the count is of all of them
+            loss = loss * self.args.world_size  # gradients are averaged over processes; the count covers all
         self.meter.add(inputs, outputs, base_of(self.model))
         return (loss, outputs) if return_outputs else loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Only what a GPU works on goes there.
+        """Move only what the GPU works on.
 
-        Ids and labels stay on the CPU, where prompts are taken apart: to read them back is to wait for the GPU.
-        (DistributedDataParallel sends them on all the same.)
+        Ids and labels stay on the CPU, where prompts are split: reading them back would wait for the GPU.
+        (DistributedDataParallel moves them anyway.)
         """
         moved = super()._prepare_inputs({name: inputs[name] for name in ON_THE_DEVICE if name in inputs})
         return {**inputs, **moved}
 
     def _prepare_input(self, data: Any) -> Any:
-        if isinstance(data, Tensor) and not data.is_floating_point():  # DeepSpeed changes the type of the others
+        if isinstance(data, Tensor) and not data.is_floating_point():  # DeepSpeed casts floating-point inputs
             return send(data, self.args.device)
         return super()._prepare_input(data)
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What the model takes of a collated batch; 8-bit frames are normalised here, on the device."""
+        """The model's arguments from a collated batch; 8-bit frames are normalised here, on the device."""
         inputs = {"images": self._visual(batch["images"]), "modalities": batch["modalities"]}
         if "classes" in batch:
             return inputs | {name: batch[name] for name in ("classes", "never") if name in batch}
@@ -211,18 +211,18 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         learns = any(parameter.requires_grad for parameter in tower.parameters())
         if (learns and torch.is_grad_enabled()) or shards_parameters(self.args):
             return list(self.pixels(images.draw(self.args.device)).split(images.counts))
-        # A tower that is frozen makes features of a few frames at a time: pixels of them all would not fit.
+        # A frozen tower encodes a few frames at a time: the pixels of all would not fit in memory.
         with torch.no_grad(), self._half_precision():
             features = [tower(self.pixels(part.draw(self.args.device))) for part in images.chunks(DRAWN_AT_ONCE)]
         return list(torch.cat(features).split(images.counts))
 
     def _half_precision(self):
-        """What accelerate wraps around the model's own passes."""
+        """The autocast that accelerate applies to the model's own passes."""
         dtype = compute_dtype(self.args)
         return torch.autocast(self.args.device.type, dtype, enabled=dtype != torch.float32)
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """Pixel values of 8-bit frames [F, S, S, 3]; features of the tower pass."""
+        """uint8 frames [F, S, S, 3] -> pixel values [F, 3, S, S]; features of the tower are returned unchanged."""
         if frames.dtype != torch.uint8:
             return frames
         return self.image_processor.normalize(frames, base_of(self.model).model.vision_tower.dtype)
@@ -233,7 +233,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         return [[(start * each, stop * each) for start, stop in ranges] for ranges in batch["evidence"]]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0  # transformers' estimate knows neither windows nor pictures
+        return 0  # transformers' estimate ignores windows and pictures
 
     # -- optimizer -----------------------------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
                 matrices = groups({"mm_vision_tower": self._muon_rate_of_tower()}, is_for_muon)
                 if not matrices:
                     raise ArgumentError(
-                        "--muon_lr is for the matrices of decoder and vision tower, none of which learns; leave it at 0"
+                        "--muon_lr is for the matrices of decoder and vision tower, and none is trained; leave it at 0"
                     )
                 others = optimizer_class(groups(rates, lambda *each: not is_for_muon(*each)), **kwargs)
                 self.optimizer = MuonAndOther(matrices, self.args.muon_lr, others)
@@ -261,7 +261,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         return self.optimizer
 
     def _muon_rate_of_tower(self) -> float | None:
-        """For a tower with a rate of its own: in the same proportion to --muon_lr as that one is to --learning_rate."""
+        """Muon's rate for a tower with its own rate: --muon_lr times --mm_vision_tower_lr over --learning_rate."""
         own = self.args.mm_vision_tower_lr
         return None if own is None else self.args.muon_lr * own / self.args.learning_rate
 
@@ -270,8 +270,8 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         except (ValueError, KeyError) as error:
             raise ArgumentError(
-                f"the optimizer in {checkpoint} is for other parameters than this run's ({error}). Go on with the "
-                "flags that it was made with (--muon_lr, --mm_tunable_parts, ...), or begin anew in another folder"
+                f"the optimizer in {checkpoint} is for other parameters than this run's ({error}). Resume with "
+                "the flags it was created with (--muon_lr, --mm_tunable_parts, ...), or start in another folder"
             ) from error
 
     # -- checkpoints of adapters ---------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ class VideoXLTrainer(StagedCheckpoints, Trainer):
         super().log(logs, start_time)
 
     def _count_bad_samples(self) -> int:
-        """Unreadable samples that all processes found; too many end the run in all of them. A collective call."""
+        """Number of unreadable samples over all processes; a collective call. Raises `DataError` in all if too many."""
         bad = self.bad_samples
         if self.args.world_size == 1:
             return bad.number

@@ -1,4 +1,4 @@
-"""Haystacks: videos that needles are put into. A file of the user's own stands here; others are registered.
+"""Haystacks: videos that needles are inserted into. Here are video files; other kinds are registered.
 
 Shape letters: F frames of a chunk, S side of the model's input.
 """
@@ -21,10 +21,10 @@ from videoxl.utils.registry import Registry
 
 
 class Haystack(Protocol):
-    """Frames of one long video, however closely it is looked at.
+    """Frames of one long video, sampled at any rate.
 
     Attributes:
-        name: for people. identity: what tells it from another one of the same name.
+        name: shown in results. identity: what tells it from another one of the same name.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Haystack(Protocol):
     def chunks(
         self, length: int, processor: VideoXLImageProcessor, device: torch.device | str = "cpu"
     ) -> Iterator[Tensor]:
-        """uint8 [F, S, S, 3] at a time, `length` frames in all, uniform over the video. Raises `VideoError`."""
+        """Chunks uint8 [F, S, S, 3], `length` frames in all, evenly spaced over the video. Raises `VideoError`."""
 
 
 HAYSTACKS: Registry[type[Haystack]] = Registry(
@@ -47,7 +47,7 @@ HAYSTACKS: Registry[type[Haystack]] = Registry(
 
 
 class FileHaystack(Haystack):
-    """Frames of a video file, uniform over all of it.
+    """Frames of a video file, evenly spaced over its whole length.
 
     Attributes:
         name: for people. identity: what tells it from another one of the same name.
@@ -63,7 +63,7 @@ class FileHaystack(Haystack):
     def chunks(
         self, length: int, processor: VideoXLImageProcessor, device: torch.device | str = "cpu"
     ) -> Iterator[Tensor]:
-        """uint8 [F, S, S, 3] at a time, `length` frames in all. Raises `VideoError` for a file with fewer."""
+        """Chunks uint8 [F, S, S, 3], `length` frames in all. Raises `VideoError` if the file has fewer."""
         choice = FrameChoice(num_frames=length)
         with open_video(str(self._path), processor, choice, backend=self._backend, timeout=self._timeout) as stream:
             if stream.num_frames < length:

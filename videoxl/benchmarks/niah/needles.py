@@ -26,7 +26,7 @@ KEYS = ("retrieval_question", "answer", "needle")
 
 @dataclass(frozen=True)
 class Needle:
-    """One picture and what is asked about it."""
+    """One picture and the question about it."""
 
     question: str
     answer: str
@@ -34,11 +34,11 @@ class Needle:
 
     @property
     def prompt(self) -> PromptText:
-        """As published: the question right after the video, and the answer begun."""
+        """As published: the question directly after the video, and the beginning of the answer."""
         return question_prompt(self.question, separator="", answer="Best option:(")
 
     def is_found(self, response: str) -> bool:
-        """The published rule: the answer stands before the first closing parenthesis."""
+        """The published rule: the answer is in the text before the first closing parenthesis."""
         return self.answer in response.split(")")[0]
 
     def pixels(self, processor: VideoXLImageProcessor) -> Tensor:
@@ -47,7 +47,7 @@ class Needle:
 
 
 def needles_digest(needles: Sequence[Needle]) -> str:
-    """16 hex digits that change with any question, answer or picture."""
+    """Digest (16 hex digits) of all questions, answers and pictures."""
     return digest_all(
         part
         for needle in needles
@@ -59,7 +59,7 @@ def load_needles(questions: Path, folder: Path) -> list[Needle]:
     """Needles in the order of the file.
 
     Raises:
-        DataError: no such file, lists that are missing, unequal or hold no text, or pictures that are not there.
+        DataError: a missing file, list or picture, lists of unequal length, or entries that are not text.
     """
     stored = read_json(questions, "the needles' questions")
     missing = [key for key in KEYS if not isinstance(stored, dict) or not isinstance(stored.get(key), list)]

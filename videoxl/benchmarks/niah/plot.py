@@ -21,7 +21,7 @@ NUMBERS = {"score": float, "context_length": int, "depth_percent": float}
 
 
 def load_results(folder: Path) -> list[dict]:
-    """Results of all cells, by length and depth. Raises `DataError` for a folder without any, or a damaged one."""
+    """Results of all cells, sorted by length and depth. Raises `DataError` if there are none or one is damaged."""
     results = []
     for path in sorted(folder.glob(PATTERN)):
         try:
@@ -29,7 +29,7 @@ def load_results(folder: Path) -> list[dict]:
             numbers = {key: kind(stored[key]) for key, kind in NUMBERS.items()}
             results.append({**stored, **numbers, "model_response": list(stored["model_response"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no result of a cell ({error!r}); remove it and run its cell again") from error
+            raise DataError(f"{path} is not a cell's result ({error!r}); remove it and run its cell again") from error
     if not results:
         raise DataError(f"no results in {folder}; run the evaluation first, or name another folder")
     return sorted(results, key=lambda result: (result["context_length"], result["depth_percent"]))
@@ -49,7 +49,7 @@ def summarise(results: Sequence[dict]) -> dict:
 
 
 def check_plotting() -> None:
-    """Raise `MissingDependencyError` now, and not when hours of work are done."""
+    """Raise `MissingDependencyError` at the start of a run, not after hours of work."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError('the heat map needs matplotlib: pip install -e ".[eval]"')
 
@@ -94,7 +94,7 @@ def report(folder: Path, lengths: Sequence[int] | None = None, depths: Sequence[
     """Write `heatmap.png` and `summary.json` into the folder; returns the summary.
 
     Args:
-        lengths, depths: of the cells to report; None: of all that are there.
+        lengths, depths: those of the cells to report; None: all cells in the folder.
     """
     results = [
         result
@@ -109,7 +109,7 @@ def report(folder: Path, lengths: Sequence[int] | None = None, depths: Sequence[
 
 
 def describe(summary: dict) -> str:
-    """The summary in lines."""
+    """The summary as lines of text."""
     lines = [f"{'frames':>8}  found"]
     lines += [f"{length:>8}  {score:.3f}" for length, score in summary["by_length"].items()]
     lines += [f"{'depth %':>8}  found"]

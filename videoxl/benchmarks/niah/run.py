@@ -78,7 +78,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(given: argparse.Namespace) -> None:
-    """Run what is not there yet, then draw."""
+    """Run the unfinished cells, then write summary and heat map."""
     lengths = given.context_lengths or spread(
         given.context_lengths_min, given.context_lengths_max, given.context_lengths_num_intervals
     )
@@ -121,7 +121,7 @@ def run(given: argparse.Namespace) -> None:
         length: [depth for depth in depths if Cell(length, depth).path(folder, name).name not in done]
         for length in lengths
     }
-    # A cell's work grows with its length; the longest columns are given out first.
+    # The work of a cell grows with its length, so the longest columns are assigned first.
     columns = [length for length in lengths if open_depths[length]]
     mine = processes.share(columns, [length * len(open_depths[length]) for length in columns])
     total = sum(len(open_depths[length]) for length in mine) * len(needles)
@@ -140,17 +140,17 @@ def run(given: argparse.Namespace) -> None:
 
 
 def finished_cells(folder: Path, about: dict) -> set[str]:
-    """Names of the results in a folder.
+    """File names of the finished cells in a folder.
 
     Raises:
-        DataError: one of them is of another run: it is neither counted nor replaced.
+        DataError: a result is from another run.
     """
     done = set()
     for path in folder.glob(PATTERN):
         try:
             stored = json.loads(path.read_text())
         except ValueError:
-            continue  # not written to its end, and not by this program
+            continue  # incomplete, so not written by this program, which writes whole files
         other = {key: stored.get(key) for key, value in about.items() if stored.get(key) != value}
         if other:
             wanted = {key: about[key] for key in other}

@@ -1,7 +1,7 @@
-"""One column of the grid: a haystack of one length, its needle at every depth.
+"""One column of the grid: a haystack of one length, with the needle at every depth.
 
-What stands before a needle is the same for all needles of a depth, and the beginning of what stands before the deeper
-ones: it is read once, and forked. Frames are encoded once a column.
+The frames before a needle are the same for all needles at a depth, and they are a prefix of the frames before a deeper
+needle. So they are read once and the memory is forked. Frames are encoded once per column.
 
 Shape letters: F frames, t visual tokens of one, H hidden size.
 """
@@ -24,19 +24,19 @@ from videoxl.chat import text_ids
 from videoxl.model.memory import VideoMemory
 from videoxl.model.visual import frame_tokens
 
-FRAMES_AT_ONCE = 200  # of visual tokens on their way to the device
+FRAMES_AT_ONCE = 200  # frames whose visual tokens are copied to the device together
 
 
 @dataclass(frozen=True)
 class Placing:
-    """What one generation sees: (haystack frames before it, number of the needle), in order; and which is asked for."""
+    """The needles in one video: (haystack frames before it, number of the needle), in order; and the one asked for."""
 
     inserts: tuple[tuple[int, int], ...]
     asked: int
 
 
 def place(num_frames: int, depth: int, needles: int, at_once: int) -> list[Placing]:
-    """One placing a needle: the one asked for at its depth, `at_once - 1` others evenly over the rest of the video."""
+    """One placing per needle: it is asked for at `depth`, and `at_once - 1` others are spread evenly over the video."""
     target = insertion_index(num_frames, depth)
     placings = []
     for asked in range(needles):
@@ -48,7 +48,7 @@ def place(num_frames: int, depth: int, needles: int, at_once: int) -> list[Placi
 
 
 def rest(placing: Placing, read: int, haystack: int) -> list[int]:
-    """Numbers of the frames of a placing after its first `read` ones; needles stand after the `haystack` frames."""
+    """Numbers of a placing's frames after the first `read` ones; needles are numbered after the `haystack` frames."""
     numbers = []
     for index, needle in placing.inserts:
         numbers += [*range(read, index), haystack + needle]
@@ -61,7 +61,7 @@ class ColumnRunner:
 
     Args:
         at_once: needles in the video; one of them is asked for.
-        batch: videos after the common beginning that are read side by side.
+        batch: number of videos that are read together after their common beginning.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ColumnRunner:
             started = time.perf_counter()
             placings = place(length, depth, len(self.needles), self.at_once)
             common = min(placing.inserts[0][0] for placing in placings)
-            if common < base.num_frames:  # other needles stand further up than in the depth before
+            if common < base.num_frames:  # other needles come earlier than at the previous depth
                 base = self._start()
             self._read(base, frames, [range(base.num_frames, common)])
             responses = []
@@ -101,7 +101,7 @@ class ColumnRunner:
             yield Cell(length, depth), self._result(length, depth, responses, time.perf_counter() - started)
 
     def _answers(self, base: VideoMemory, frames: Tensor, placings: Sequence[Placing]) -> Iterator[str]:
-        """What is said about the videos of some placings, read after `base` side by side."""
+        """Answers about the videos of some placings, which are read together after `base`."""
         haystack = len(frames) - len(self.needle_tokens)
         memory = base.fork(len(placings))
         self._read(memory, frames, [rest(placing, base.num_frames, haystack) for placing in placings])
@@ -128,7 +128,7 @@ class ColumnRunner:
         return frame_tokens(self.asker.session.model, pixels).cpu()
 
     def _result(self, length: int, depth: int, responses: list[str], seconds: float) -> dict:
-        """The published keys, and what a score must be read with."""
+        """The published keys, and facts needed to interpret the score."""
         found = [needle.is_found(response) for needle, response in zip(self.needles, responses)]
         return {
             "retrieval_question": [needle.question for needle in self.needles],

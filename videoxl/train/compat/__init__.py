@@ -1,1 +1,1 @@
-"""What older command lines and other libraries expect."""
+"""Compatibility with older command lines and other libraries."""

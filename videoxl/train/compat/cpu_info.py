@@ -1,7 +1,7 @@
-"""What DeepSpeed asks about the processor before it builds an operation, answered from `/proc/cpuinfo`.
+"""Answers DeepSpeed's queries about the processor, made before it compiles an op, from `/proc/cpuinfo`.
 
-It asks py-cpuinfo, which forks a process for an answer that the kernel has in a file, and waits for that process by
-asking again and again without a pause. On two busy cores such a wait took over ten minutes (docs/log/2026-11.md).
+DeepSpeed asks py-cpuinfo, which forks a process and polls it in a busy loop, for facts that the kernel has in a file.
+On two busy cores such a wait took over ten minutes (docs/log/2026-11.md).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def answer_from_the_kernel() -> bool:
-    """Have `cpuinfo.get_cpu_info` fork nothing; True where it does so from now on.
+    """Replace `cpuinfo.get_cpu_info` by one that forks no process. Returns whether it was replaced.
 
-    It stays as it is where py-cpuinfo is not installed, or where `/proc/cpuinfo` does not name x86-64's features.
+    It is not if py-cpuinfo is not installed or `/proc/cpuinfo` does not list x86-64 features.
     """
     found = read_processor()
     if found is None:
@@ -29,7 +29,7 @@ def answer_from_the_kernel() -> bool:
 
 
 def read_processor(path: Path = CPUINFO) -> dict | None:
-    """The first processor of `path` under py-cpuinfo's keys, or None where it cannot be told from there."""
+    """The first processor of `path` under py-cpuinfo's keys, or None if the file does not tell."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return None
     try:

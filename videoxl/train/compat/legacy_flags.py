@@ -1,4 +1,4 @@
-"""Command lines written for the published code: names that changed are translated, methods that are absent refused."""
+"""Command lines written for the published code: renamed flags are translated, unsupported methods are refused."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _RENAMED = {
     "no_cuda": "use_cpu",
     "torch_dtype": "dtype",
 }
-# Without effect here, with the reason that is printed.
+# Flags without effect here, and the reason to print.
 _IGNORED = {
     "lazy_preprocess": "samples are always read when they are needed",
     "is_multimodal": "the model decides",
     "mm_use_im_patch_token": "the published models have no such token",
     "save_safetensors": "weights are always saved as safetensors",
-    "logging_dir": "logs lie in the output folder",
+    "logging_dir": "logs are in the output folder",
     "cache_dir": "set HF_HOME",
     "mpt_attn_impl": "there is no MPT here",
     "verbose_logging": "use --log_level info",
@@ -84,7 +84,7 @@ def translate(arguments: Sequence[str], known: set[str]) -> tuple[list[str], lis
     """Rewrite old names.
 
     Returns:
-        The arguments as today's parser takes them, and one line of notice for each change.
+        The arguments under their current names, and one notice for each change.
     """
     kept: list[str] = []
     notices: list[str] = []
@@ -118,7 +118,7 @@ def translate(arguments: Sequence[str], known: set[str]) -> tuple[list[str], lis
 
 
 def _take_flag(arguments: Sequence[str], position: int) -> tuple[str | None, list[str], int]:
-    """The flag at `position` (None: a bare value), its values, and where the next one stands."""
+    """The flag at `position` (None: a bare value), its values, and the position of the next one."""
     first = arguments[position]
     if not first.startswith("--"):
         return None, [first], position + 1
@@ -132,7 +132,7 @@ def _take_flag(arguments: Sequence[str], position: int) -> tuple[str | None, lis
 
 
 def _moved_files(name: str, values: list[str], notices: list[str]) -> list[str]:
-    """Published commands name `scripts/zero3.json`; the configurations lie in `configs/deepspeed/` here."""
+    """Published commands name `scripts/zero3.json`; here the configurations are in `configs/deepspeed/`."""
     if name != "deepspeed" or not values or Path(values[0]).is_file():
         return values
     here = resource("configs/deepspeed") / Path(values[0]).name

@@ -1,4 +1,4 @@
-"""Samples that cannot be read: written down by id, counted, and too many of them end the run."""
+"""Unreadable samples: logged by id and counted; too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class BadSamples:
     """The log of unreadable samples of one run, `bad_samples.jsonl` in its output folder.
 
     Attributes:
-        reasons: by id.
+        reasons: error message by sample id.
     """
 
     def __init__(self, folder: Path, total: int, max_fraction: float, resumed: bool = False, owner: bool = True):
         """Args:
-        total: samples in all. max_fraction: the share of them that may be unreadable.
-        resumed: go on with the log that is there; otherwise it belongs to an earlier run and is replaced.
-        owner: whether this process may remove the log; one of several.
+        total: number of all samples. max_fraction: share of them that may be unreadable.
+        resumed: continue the existing log; otherwise it is from an earlier run and is removed.
+        owner: whether this process may remove the log; True in one process only.
         """
         self.path = folder / FILE
         self.total = total
@@ -37,7 +37,7 @@ class BadSamples:
                     entry = json.loads(line)
                     self.reasons[entry["id"]] = entry["reason"]
                 except (ValueError, KeyError):
-                    continue  # half a line of a process that was killed
+                    continue  # partial line from a process that was killed
         self._found_before = len(self.reasons)
 
     @property
@@ -45,10 +45,10 @@ class BadSamples:
         return len(self.reasons)
 
     def add(self, entries: Iterable[tuple[str, str]], write: bool = True, known_to_all: bool = False) -> None:
-        """Count (id, reason) of samples that are not known yet, and `write` them down.
+        """Count the samples (id, reason) that are new, and log them if `write`.
 
         Args:
-            known_to_all: every process adds these, so that they count once.
+            known_to_all: every process adds the same ones, so they count once.
 
         Raises:
             DataError: more than `max_fraction` of all samples cannot be read.
@@ -68,7 +68,7 @@ class BadSamples:
 
     @property
     def found_here(self) -> int:
-        """Samples that this process found itself."""
+        """Number of unreadable samples that only this process counts."""
         return self.number - self._found_before
 
     def check(self, number: int) -> None:

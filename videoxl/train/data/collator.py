@@ -1,6 +1,6 @@
-"""Samples with equal plans to one batch.
+"""Collates samples with equal plans into one batch.
 
-Shape letters: B samples, K questions each, L tokens of the longest row, F frames, S side, P patches, C channels.
+Shape letters: B samples, K questions each, L tokens in the longest row, F frames, S side, P patches, C channels.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
 
     Returns:
         `input_ids`, `attention_mask`, `labels` [B * K, L], padded on the right; `images` (flat, sample by sample: uint8
-        [F, S, S, 3] or features [F, P, C]) and `modalities`; and what the trainer needs beside the model's inputs:
-        `questions`, `evidence` (frame ranges a visual span, over all samples), `draw` (epoch and index that seed the
-        draws of the batch), `ids`, `bad`, `targets` (tokens or classes to learn); for the tasks on classes also
-        `classes` [B, attributes], or [B, attributes, P] for patches, and `never` of the same shape where classes are
-        left out.
+        [F, S, S, 3] or features [F, P, C]) and `modalities`; and what the trainer needs besides the model's inputs:
+        `questions`, `evidence` (frame ranges per visual span, over all samples), `draw` (epoch and index that seed the
+        batch's random draws), `ids`, `bad`, `targets` (number of labelled tokens or classes); for class tasks also
+        `classes` [B, attributes], or [B, attributes, P] for patches, and `never` of the same shape if classes are
+        excluded.
     """
     questions = len(samples[0].encoded)
     batch: dict[str, Any] = {
@@ -47,13 +47,13 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def number_of_targets(batch: dict[str, Any]) -> int:
-    """Tokens, or classes, that a batch has labels for."""
+    """Number of labelled tokens, or classes, of a batch."""
     targets = batch["classes"] if "classes" in batch else batch["labels"][:, 1:]
     return int((targets != IGNORE_INDEX).sum())
 
 
 def _shared_once(sample: Sample) -> list[tuple[list[int], list[int]]]:
-    """Rows of a sample; labels of text that its questions share count once."""
+    """Rows of a sample; text that its questions share has labels only in the first row."""
     rows = [sample.encoded[0]]
     for ids, labels in sample.encoded[1:]:
         last = max((place for place, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX), default=-1)
@@ -64,7 +64,7 @@ def _shared_once(sample: Sample) -> list[tuple[list[int], list[int]]]:
 def _pad(grouped: list[list[tuple[list[int], list[int]]]]) -> dict[str, torch.Tensor]:
     rows = [row for sample in grouped for row in sample]
     longest = max(len(ids) for ids, _ in rows)
-    ids = np.zeros((len(rows), longest), dtype=np.int64)  # NumPy takes lists several times faster than PyTorch
+    ids = np.zeros((len(rows), longest), dtype=np.int64)  # NumPy converts lists several times faster than PyTorch
     mask = np.zeros_like(ids)
     labels = np.full_like(ids, IGNORE_INDEX)
     for place, (row, wanted) in enumerate(rows):

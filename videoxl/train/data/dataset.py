@@ -1,7 +1,7 @@
-"""Records to samples: token ids, labels and frames, read when they are needed.
+"""Turns records into samples (token ids, labels and frames), read on demand.
 
-A sample that cannot be read is replaced by another of the same shape, so that a batch keeps its plan and a run its
-pace; the replacement travels with the sample and is counted where the batch is used.
+A sample that cannot be read is replaced by another one, of the same shape if any can be read, so that the batch keeps
+its plan. The sample carries the reasons in `bad`, and the trainer counts them.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from videoxl.train.data.records import Record
 from videoxl.train.data.sample_index import SampleIndex
 
 SampleKey = tuple[int, int]
-"""(epoch, index): what a sampler hands out."""
+"""(epoch, index), as samplers yield it."""
 
 
 @dataclass
 class Sample:
-    """One record, read.
+    """A record that was read.
 
     Attributes:
-        index, epoch: which record, for the draws that belong to it.
+        index, epoch: number of the record and epoch; they seed the sample's random draws.
         encoded: (input_ids, labels) of each conversation.
         visual: uint8 frames [F, S, S, 3], or features of the tower [F, P, C], of each visual span.
         kind: `image`, `video` or `text`.
-        evidence: for each visual span, half-open ranges of its frames that an answer rests on.
+        evidence: for each visual span, half-open ranges of the frames that show the answer.
         classes: class number of each attribute, [attributes] or, for patches, [attributes, P]; empty for other tasks.
-        never: int64 of the shape of `classes`, bits of the classes that are left out of the choice; empty: none.
-        bad: (id, reason) of records that could not be read and that this one replaces.
+        never: int64 of the shape of `classes`, bit mask of the classes that the loss excludes; empty: none.
+        bad: (id, reason) of the unreadable records that this sample replaces.
     """
 
     index: int
@@ -60,11 +60,11 @@ class Sample:
 
 
 class VideoXLDataset(Dataset):
-    """Samples of records whose media the index knows.
+    """Samples of records whose media are in the index.
 
     Attributes:
-        records: those that can be used. plans: the shape of each.
-        unreadable: (id, reason), too_long: (id, decoder positions) of records that were left out.
+        records: the usable records. plans: the shape of each.
+        unreadable: (id, reason) and too_long: (id, decoder positions) of records that are left out.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class VideoXLDataset(Dataset):
         features: Callable[[Path], Tensor | None] | None = None,
     ):
         """Args:
-        num_patches: of one view, as the tower makes them.
+        num_patches: patches of one view in the tower's output.
         timeout: seconds without a frame after which a decoder is killed.
         max_positions: samples that need more decoder positions are left out; None: no limit.
-        features: gives stored features of a file, or None.
+        features: called with a media path; returns its cached features, or None.
         """
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -122,7 +122,7 @@ class VideoXLDataset(Dataset):
         return len(self.records)
 
     def use_classes(self, names: dict[str, list[str]]) -> None:
-        """Number classes as another data set does. Raises `DataError` for classes that it does not have."""
+        """Use another data set's class numbers. Raises `DataError` for classes that are not in `names`."""
         for name, classes in self.class_names.items():
             unknown = sorted(set(classes) - set(names.get(name, [])))
             if unknown:
@@ -130,10 +130,10 @@ class VideoXLDataset(Dataset):
         self.class_names = names
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """The sample of (epoch, index), or another of the same shape with `bad` filled in.
+        """The sample of (epoch, index), or a replacement with `bad` filled in: of the same shape, else a neighbour.
 
         Raises:
-            DataError: neither it nor any other can be read.
+            DataError: none of the candidates can be read.
         """
         epoch, index = key
         bad: list[tuple[str, str]] = []
@@ -150,11 +150,11 @@ class VideoXLDataset(Dataset):
         )
 
     def _candidates(self, index: int) -> list[int]:
-        """The record itself, then its like in order, then neighbours of another shape."""
+        """The record itself, then the others with its shape, then neighbours with another shape."""
         alike = self._alike[self.plans[index].key]
         place = alike.index(index)
         candidates = [*alike[place:], *alike[:place]]
-        # From the first of its like on, so that all rows of a batch take the same one.
+        # From the first record of this shape on, so that all rows of a batch get the same replacement.
         near = [(alike[0] + step) % len(self) for step in range(1, min(len(self), 32))]
         return [*candidates, *(number for number in near if number not in alike)]
 
@@ -215,7 +215,7 @@ def encode_record(record: Record, tokenizer, version: str) -> list[tuple[list[in
 
 
 def _frames_between(times: list[float], ranges: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
-    """Half-open ranges of frames that show [start, end] seconds: from the frame on the screen at the start on."""
+    """Half-open ranges of frames that show [start, end] seconds, from the frame visible at `start` on."""
     found = []
     for start, end in ranges if times else ():
         first = max(0, int(np.searchsorted(times, start, side="right")) - 1)

@@ -1,6 +1,6 @@
-"""Conversations of training records to token ids and labels, equal to the published code's.
+"""Encodes conversations of training records as token ids and labels, as the published code does.
 
-A record's turns are `{"from": "human" | "gpt", "value": text}`; `<image>` in a human turn stands for a visual span.
+A record's turns are `{"from": "human" | "gpt", "value": text}`; `<image>` in a human turn marks a visual span.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def encode_conversation(
     Args:
         version: `qwen_1_5` (Qwen2's chat format) or `plain` (placeholder, then caption; pretraining).
         has_image: whether `<image>` stands for visual input.
-        system: what the chat format's first turn says.
+        system: system message of the chat format.
 
     Returns:
-        (input_ids, labels), two equally long lists; `IGNORE_INDEX` where nothing is learnt. As published, the chat
-        format also learns the tokens that frame every turn.
+        (input_ids, labels), two equally long lists; `IGNORE_INDEX` for tokens without loss. As published, the
+        chat format also trains on the tokens that frame every turn.
 
     Raises:
         PromptError: roles that do not alternate, an unknown version, or a plain record of another form.
@@ -45,7 +45,7 @@ def encode_conversation(
 
 
 def check_turns(turns: Turns) -> list[dict[str, str]]:
-    """Human and gpt turns in alternation; a first gpt turn is dropped, as published."""
+    """Check that human and gpt turns alternate; a leading gpt turn is dropped, as published. Raises `PromptError`."""
     turns = list(turns)
     for turn in turns:
         if turn.get("from") not in _ROLES or not isinstance(turn.get("value"), str):
@@ -55,7 +55,7 @@ def check_turns(turns: Turns) -> list[dict[str, str]]:
     for place, turn in enumerate(turns):
         expected = ("human", "gpt")[place % 2]
         if turn["from"] != expected:
-            raise PromptError(f"turn {place} is from {turn['from']!r} where {expected!r} was due: roles must alternate")
+            raise PromptError(f"turn {place} is from {turn['from']!r}, expected {expected!r}: roles must alternate")
     return turns
 
 

@@ -1,4 +1,4 @@
-"""What a sample is made of, in integers: known from the index before anything is decoded."""
+"""The shape of a sample in integers, known from the index before anything is decoded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SamplePlan:
 
     @property
     def key(self) -> tuple:
-        """Samples with equal keys can stand in one batch (docs/explanation/compressor.md)."""
+        """Samples with equal keys can share a batch (docs/explanation/compressor.md)."""
         return self.texts, self.spans, self.questions
 
     @property
@@ -50,7 +50,7 @@ class SamplePlan:
         return sum(math.ceil(length / window) for _, length in self.spans)
 
     def num_positions(self, config: VideoXLConfig) -> int:
-        """Decoder positions at the smallest ratio that can be drawn: what must fit `model_max_length`."""
+        """Decoder positions at the smallest ratio that can be drawn; must fit `model_max_length`."""
         ratios = check_ratios(config.active_ratios, config.beacon_window)
         if 0 in ratios:
             return self.length

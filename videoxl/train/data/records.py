@@ -1,12 +1,12 @@
-"""Training records: LLaVA-style JSON files, patterns of them, and mixtures in YAML, checked as they are read.
+"""Training records: LLaVA-style JSON files, patterns of them, and YAML mixtures; checked while they are read.
 
 A record names its pictures or video and a conversation about them:
 
     {"id": "a", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"}, ...]}
 
-`image` and `video` hold a path or a list of paths; neither stands for text alone. Three keys are this project's own:
+`image` and `video` hold a path or a list of paths; one with neither is text only. Three keys are this project's own:
 `conversations` may be a list of conversations, which share the visual input; `evidence` lists the seconds [start, end]
-of a video that an answer rests on; `classes` gives class labels of a picture by attribute (for the tasks on classes).
+of a video that show the answer; `classes` gives class labels of a picture by attribute (for the tasks on classes).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Record:
         kind: `image`, `video` or `text`.
         media: paths of its pictures or videos, in the order of the placeholders.
         conversations: turns; several conversations share the media.
-        evidence: seconds of the (first) video that an answer rests on.
+        evidence: [start, end] seconds of the video that show the answer.
         classes: class names by attribute.
     """
 
@@ -61,8 +61,8 @@ def read_records(
     Args:
         source: `FILE.json`, `PREFIX{a,b,c}.json`, or a mixture `FILE.yaml` with `datasets: [{json_path,
             sampling_strategy}]`, where the strategy is `all`, `first:N`, `end:N` or `random:N` (N or N%).
-        image_folder, video_folder: what relative paths start from; None: the folder of the file they stand in.
-        seed: of `random:N`.
+        image_folder, video_folder: base folder of relative paths; None: the folder of the JSON file.
+        seed: seed of `random:N`.
 
     Raises:
         DataError: a missing or malformed file, or records that cannot be trained on; the first few are named.
@@ -105,7 +105,7 @@ def list_files(source: str) -> list[tuple[Path, str]]:
 
 
 def _beside(mixture: Path, path: str) -> Path:
-    """A path of a mixture: as it stands, or else from the mixture's folder."""
+    """A path of a mixture: as given if the file exists, else relative to the mixture's folder."""
     return Path(path) if Path(path).is_file() else mixture.parent / path
 
 
@@ -161,7 +161,7 @@ def _parse(entry: object, index: int, folders: dict[str, Path], version: str, ta
         placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) if kinds else 0
         if placeholders != len(media):
             raise DataError(
-                f"its text has {placeholders} <image>, and it names {len(media)} {kind}(s); they must agree"
+                f"its text has {placeholders} <image>, and it names {len(media)} {kind}(s); the numbers must be equal"
             )
     return Record(str(entry.get("id", index)), kind, media, conversations, _evidence(entry))
 

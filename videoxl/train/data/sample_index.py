@@ -1,7 +1,7 @@
-"""The true length of every sample, found once and kept beside the records.
+"""An index of every sample's length, built once and stored beside the records.
 
-Grouping by windows and refusing what cannot be read need every sample's visual length, and that needs its files: the
-header of a picture, the packets of a video. Nothing is decoded. Token counts are kept with them.
+Grouping by windows and rejecting unreadable samples need every sample's visual length, which comes from its files: the
+header of a picture, the packets of a video. Nothing is decoded. The index also stores token counts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class SampleIndex:
     """Facts about files and texts.
 
     Attributes:
-        media: by path: `{"size": [width, height]}`, `{"frames": n}` or `{"error": reason}`.
-        texts: by digest of a record's conversations: what `text_shape` gives.
+        media: facts by path: `{"size": [width, height]}`, `{"frames": n}` or `{"error": reason}`.
+        texts: result of `text_shape` by digest of a record's conversations.
     """
 
     def __init__(self, media: dict[str, dict], texts: dict[str, list]):
@@ -44,11 +44,11 @@ class SampleIndex:
         return self.media[str(path)].get("error")
 
     def size(self, path: Path) -> tuple[int, int]:
-        """(width, height) of a picture as it is shown."""
+        """(width, height) of a picture after EXIF rotation."""
         return tuple(self.media[str(path)]["size"])
 
     def frames(self, path: Path) -> int:
-        """Frames of a video that are read."""
+        """Number of frames to read of a video."""
         return self.media[str(path)]["frames"]
 
     def text_shape(self, record: Record) -> tuple[list[int], int, int]:
@@ -62,7 +62,7 @@ def frame_choice(video_fps: float, frames_upbound: int) -> FrameChoice:
 
 
 def text_rule(tokenizer, version: str) -> str:
-    """Names what token counts depend on beside the text."""
+    """Identifies what token counts depend on besides the text: prompt version and vocabulary."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
     return f"{version} {digest(vocabulary)}"
 
@@ -76,14 +76,17 @@ def build_index(
     fallback: Path,
     progress: bool = True,
 ) -> SampleIndex:
-    """Read the stored index of a source, look at what it lacks in parallel, store it again.
+    """Load the stored index of a source, add missing entries in parallel, and store it again.
+
+    A file that has changed (by size and time) is read again; so is one that could not be read.
 
     Args:
-        source: where the records came from; the index lies beside it as `NAME.index.json`.
-        text_rule: names the tokenizer and prompt version.
-        fallback: a folder for the index where that place cannot be written.
+        source: where the records came from; the index is stored beside it as `NAME.index.json`.
+        text_rule: identifies the tokenizer and prompt version.
+        fallback: folder for the index if the source's folder is not writable.
 
-    A file that has changed since (by size and time) is looked at again, and so is one that could not be read.
+    Raises:
+        DataError: a damaged index, or conversations of a record with different text before their visual input.
     """
     path = _place(source, fallback)
     stored = _stored(path)
@@ -158,7 +161,7 @@ def _stored(path: Path) -> dict:
         stored = json.loads(path.read_text())
         return stored if stored["format"] == FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it, it will be made again") from error
+        raise DataError(f"{path} is damaged ({error}); delete it to rebuild it") from error
 
 
 def _store(path: Path, content: dict) -> None:

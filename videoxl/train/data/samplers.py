@@ -1,7 +1,7 @@
-"""Batches of samples with equal plans, in an order that every process works out for itself.
+"""Batches of samples with equal plans, in an order that every process computes itself.
 
-A step takes one batch from each process. The order depends on seed and epoch alone; each process then takes its share,
-so that all see the same steps, and a run that is resumed goes on in the same order.
+A step takes one batch from each process. The order depends only on seed and epoch, and each process takes its share.
+So all processes have the same steps, and a resumed run keeps the order.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from videoxl.errors import DataError
 from videoxl.train.data.dataset import SampleKey
 from videoxl.train.data.plans import SamplePlan
 
-_MEGABATCH = 50  # batches of every process within which lengths are sorted: sorted enough, and still random
+_MEGABATCH = 50  # batches per process sorted by length together; more would make the order less random
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """How batches are put side by side.
+    """How batches are grouped into steps.
 
     Attributes:
-        by_stride: `strict` (all batches of a step have equally many windows; what does not fill a step is left out of
-            the epoch), `relaxed` (nearly equal, nothing left out) or `none`.
+        by_stride: `strict` (all batches of a step have the same number of windows; batches that fill no step are left
+            out of the epoch), `relaxed` (nearly the same, nothing left out) or `none`.
         sort: with `by_stride`: `ascend`, `descend` or None (random order of steps).
         by_length: batches of a step have similar lengths.
-        apart: with `by_length`: samples with and without visual input do not meet in a step.
+        apart: with `by_length`: no step mixes samples with and without visual input.
     """
 
     by_stride: str = "none"
@@ -42,7 +42,7 @@ class PlanBatchSampler(Sampler[list[SampleKey]]):
     """The batches of one process, epoch by epoch.
 
     Attributes:
-        num_left_out: samples that an epoch leaves out (`strict` alone).
+        num_left_out: samples that the first epoch leaves out (only with `strict`).
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class PlanBatchSampler(Sampler[list[SampleKey]]):
             yield [(self.epoch, index) for index in step[self.rank]]
 
     def _steps(self, epoch: int) -> list[list[list[int]]]:
-        """Steps of batches, one batch a process."""
+        """Steps, each with one batch per process."""
         rng = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
         batches = self._batches(rng)
         if self.grouping.by_stride == "strict":
@@ -104,7 +104,7 @@ class PlanBatchSampler(Sampler[list[SampleKey]]):
         return self._fill(batches)
 
     def _batches(self, rng: np.random.Generator | None) -> list[list[int]]:
-        """Batches of equal plans in random order; the last of a plan may be small."""
+        """Batches of equal plans in random order; the last batch of a plan may be smaller."""
         order = range(len(self.plans)) if rng is None else rng.permutation(len(self.plans)).tolist()
         open_batches: dict[tuple, list[int]] = {}
         batches = []
@@ -127,7 +127,7 @@ class PlanBatchSampler(Sampler[list[SampleKey]]):
         return self._order(steps, rng)
 
     def _order(self, steps: list[list[list[int]]], rng: np.random.Generator | None) -> list[list[list[int]]]:
-        """Steps that stand in ascending order of windows, as `sort` wants them."""
+        """Order steps, given by ascending number of windows, as `sort` says."""
         if self.grouping.sort is None:
             return self._shuffled(steps, rng)
         return steps if self.grouping.sort == "ascend" else steps[::-1]
@@ -141,7 +141,7 @@ class PlanBatchSampler(Sampler[list[SampleKey]]):
         return steps
 
     def _fill(self, batches: list[list[int]]) -> list[list[list[int]]]:
-        """Cut into steps; the last is filled up from the start, so that every process has a batch."""
+        """Split into steps; the last one is filled with the first batches, so that every process has a batch."""
         lacking = -len(batches) % self.world_size
         whole = [*batches, *(batches * math.ceil(lacking / len(batches)))[:lacking]] if lacking else batches
         return [whole[start : start + self.world_size] for start in range(0, len(whole), self.world_size)]

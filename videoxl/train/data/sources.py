@@ -1,7 +1,7 @@
-"""Data sources by scheme: `--data_path synth:gpu/video` is the data set that the scheme `synth` makes of `gpu/video`.
+"""Data sources by scheme: `--data_path synth:gpu/clips` is the data set `gpu/clips` of the source `synth`.
 
-Without a scheme a path names records (`records.py`). A source is found by an entry point of the group
-`videoxl.data_sources`, or registered by a program that imports it.
+A path without a scheme names records (`records.py`). A source comes from an entry point of the group
+`videoxl.data_sources`, or from a program that registers it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _SCHEME = re.compile(r"^([a-z][a-z0-9_]+):(.*)$")
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What a source may need to know of a run.
+    """Facts about a run that a source may need.
 
     Attributes:
-        num_patches: of one view, as the tower makes them. image_size: side of its input.
+        num_patches: patches of one view in the tower's output. image_size: side of the tower's input in pixels.
     """
 
     tokenizer: object
@@ -42,13 +42,13 @@ class SourceContext:
 
 
 class StreamedDataset(Dataset, ABC):
-    """A data set that is made, not read from records; a subclass gives `Sample`s for (epoch, index).
+    """A data set that is generated, not read from records; a subclass returns `Sample`s for (epoch, index).
 
     Attributes:
         plans: the shape of each sample. batches: indices of each step's samples, in order.
-        class_names: names of each attribute's classes, for the tasks on classes.
-        label_hook: what becomes of its labels before the loss; None: they are ids.
-        unreadable, too_long: what was left out.
+        class_names: names of each attribute's classes, for class tasks.
+        label_hook: applied to logits and labels before the loss; None: labels are token ids.
+        unreadable, too_long: samples left out, as in `VideoXLDataset`.
     """
 
     plans: list[SamplePlan]
@@ -63,7 +63,7 @@ class DataSource(ABC):
     """A kind of data set.
 
     Args:
-        name: what stands after the scheme. Raises `DataError` for a name that it does not have.
+        name: text after the scheme. Raises `DataError` for an unknown name.
     """
 
     @abstractmethod
@@ -78,7 +78,7 @@ DATA_SOURCES: Registry[type[DataSource]] = Registry("data source", "videoxl.data
 
 
 def find_source(path: str) -> DataSource | None:
-    """The source that a path names by its scheme; None where it has none. Raises `DataError` for an unknown scheme."""
+    """The source of a path's scheme; None if the path has no scheme. Raises `DataError` for an unknown scheme."""
     match = _SCHEME.match(path)
     if match is None or Path(path).exists():
         return None
@@ -86,7 +86,7 @@ def find_source(path: str) -> DataSource | None:
 
 
 class LazyFrames(Protocol):
-    """Frames of several visual inputs that still have to be made; iterates over each input's own numbers.
+    """Frames of several visual inputs that are not drawn yet; iterates over the inputs' numbers to draw from.
 
     Attributes:
         counts: frames of each input.
@@ -97,7 +97,7 @@ class LazyFrames(Protocol):
     def __iter__(self) -> Iterator[Tensor]: ...
 
     def draw(self, device: torch.device) -> Tensor:
-        """uint8 [N, S, S, 3], the frames of all inputs one after the other."""
+        """uint8 [N, S, S, 3], the frames of all inputs in order."""
 
     def chunks(self, num_frames: int) -> Iterator[LazyFrames]:
         """The same frames, at most `num_frames` at a time."""

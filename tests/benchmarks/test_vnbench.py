@@ -308,7 +308,7 @@ def test_wrong_models_and_folders_are_errors(bench, arguments, tmp_path):
 def test_frames_are_those_of_the_published_rule():
     """`int(i * fps) for i in range(int(duration))`, over the average rate."""
     from videoxl.media.choice import FrameChoice
-    from videoxl.media.index import VideoInfo
+    from videoxl.media.info import VideoInfo
 
     for fps, total in ((25.0, 263), (29.97, 905), (10.0, 7), (23.976, 500)):
         info = VideoInfo("x", np.arange(total) / fps, 4, 4, fps, "h264")

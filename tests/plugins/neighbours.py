@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from videoxl.compression import COMPRESSORS, TokenReducer, Window
 from videoxl.cost.shapes import TowerShape
 from videoxl.media.decoders import DECODERS, VideoDecoder
-from videoxl.media.index import VideoIndex
+from videoxl.media.info import VideoIndex
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.towers import TOWERS, VisionTower
 

@@ -103,6 +103,11 @@ class WindowLayer(GrowingLayer, ABC):
     @abstractmethod
     def fork(self) -> WindowLayer: ...
 
+    def first_row(self) -> tuple[Tensor, Tensor] | None:
+        """Keys and values [N, M, D] of the first row; None where nothing is stored."""
+        keys, values = self.keys, self.values
+        return None if keys is None or values is None else (keys[0], values[0])
+
 
 class SummaryLayer(WindowLayer):
     """Cache of one decoder layer. `length` positions are stored; anything after them is scratch."""

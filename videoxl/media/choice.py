@@ -11,8 +11,10 @@ from videoxl.errors import VideoError
 from videoxl.utils.numbers import is_number, is_whole_number
 
 if TYPE_CHECKING:
-    from videoxl.media.index import VideoInfo
+    from videoxl.media.info import VideoInfo
 
+
+SAMPLINGS = ("uniform", "keyframes")
 
 # As errors name them: users know these options by several names.
 _NAMES = {"num_frames": "the number of frames", "fps": "fps", "max_frames": "the largest number of frames"}
@@ -38,6 +40,8 @@ class FrameChoice:
     start: float = 0.0
     end: float | None = None
     by_average_rate: bool = False
+    sampling: str = "uniform"
+    stored_shape: bool = False
 
     def __post_init__(self):
         if (self.num_frames is None) == (self.fps is None):
@@ -54,6 +58,8 @@ class FrameChoice:
                 object.__setattr__(self, name, value.item())
             if not 0 < value < float("inf"):
                 raise VideoError(f"{_NAMES[name]} is {value}; it must be above 0")
+        if self.sampling not in SAMPLINGS:
+            raise VideoError(f"sampling is {self.sampling!r}; use {' or '.join(SAMPLINGS)}")
         for name in ("start", "end"):
             value = getattr(self, name)
             if value is not None and (not is_number(value) or value != value):
@@ -66,26 +72,65 @@ class FrameChoice:
 
     def indices(self, info: VideoInfo) -> np.ndarray:
         """Frame numbers, ascending, unique: [n] int64. Raises `VideoError` if the interval holds no frame."""
-        times = info.timestamps
-        inside = np.flatnonzero((times >= self.start) & (times < (np.inf if self.end is None else self.end)))
-        if not len(inside):
-            raise VideoError(f"{info.path} has no frame {self._interval()}; it is {info.duration:.2f} s long")
+        inside = self._inside(info)
         if self.fps is not None and self.by_average_rate:
-            numbers = np.arange(max(1, int(len(times) / info.fps * self.fps)))
-            chosen = np.intersect1d((numbers * info.fps / self.fps).astype(np.int64), inside)
+            chosen = self._by_average_rate(info, inside)
         elif self.fps is not None:
-            last = times[inside[-1]]
-            moments = self.start + np.arange(int((last - self.start) * self.fps) + 1) / self.fps
-            # The frame on the screen at each moment; half a millisecond forgives rounding of container clocks.
-            shown = np.searchsorted(times, moments + 5e-4, side="right") - 1
-            chosen = np.unique(np.clip(shown, inside[0], inside[-1]))
-        elif self.num_frames is not None:
-            chosen = _uniform(inside, self.num_frames)
+            chosen = self._shown_at_moments(info.timestamps, inside, self.fps)
         else:
-            chosen = inside
+            chosen = _uniform(inside, self.num_frames or len(inside))
         if self.max_frames is not None and len(chosen) > self.max_frames:
             chosen = _uniform(inside, self.max_frames)
-        return chosen
+        return _nearest_keyframes(info, chosen, inside) if self.sampling == "keyframes" else chosen
+
+    def _inside(self, info: VideoInfo) -> np.ndarray:
+        """Frames that are on the screen at some time of the interval: the first one may have begun before it."""
+        times = info.timestamps
+        end = np.inf if self.end is None else self.end
+        if self.start >= info.duration:
+            raise VideoError(f"{info.path} has no frame {self._interval()}; it is {info.duration:.2f} s long")
+        first = int(np.searchsorted(times, self.start + _ROUNDING, side="right")) - 1
+        stop = int(np.searchsorted(times, end, side="left"))
+        return np.arange(max(first, 0), max(stop, first + 1))
+
+    def _shown_at_moments(self, times: np.ndarray, inside: np.ndarray, fps: float) -> np.ndarray:
+        """The frames on the screen at start, start + 1 / fps, ..., up to the last frame's time.
+
+        Found frame by frame, not moment by moment: a late time would make billions of moments.
+        """
+        begins, last = times[inside], times[inside[-1]]
+        ends = np.append(begins[1:], np.inf)
+        first = np.maximum(np.ceil((begins - _ROUNDING - self.start) * fps) - 1, 0)
+        shown = np.zeros(len(inside), dtype=bool)
+        for step in range(3):  # the first moment of a frame, whichever way the division rounds
+            moments = self.start + (first + step) / fps
+            on_screen = (moments + _ROUNDING >= begins) & (moments + _ROUNDING < ends)
+            shown |= on_screen & (moments <= max(last, self.start))
+        shown[0] |= begins[0] <= self.start + _ROUNDING or not shown.any()
+        return inside[shown]
+
+    def _by_average_rate(self, info: VideoInfo, inside: np.ndarray) -> np.ndarray:
+        fps = self.fps or 1.0
+        if fps >= info.fps:  # every frame is some moment's
+            return inside
+        numbers = np.arange(max(1, int(info.num_frames / info.fps * fps)))
+        return np.intersect1d((numbers * info.fps / fps).astype(np.int64), inside)
+
+
+_ROUNDING = 5e-4  # seconds; half a millisecond forgives rounding of container clocks
+
+
+def _nearest_keyframes(info: VideoInfo, chosen: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """For each chosen frame the keyframe nearest in time, each once; within the interval, if it holds any."""
+    if info.keyframes is None or not len(info.keyframes):
+        raise VideoError(f"the keyframes of {info.path} are not known ({'; '.join(info.oddities)}); sample uniformly")
+    keyframes = np.intersect1d(info.keyframes, inside)
+    keyframes = keyframes if len(keyframes) else info.keyframes
+    wanted, times = info.timestamps[chosen], info.timestamps[keyframes]
+    after = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
+    before = after - 1
+    after = np.minimum(after, len(times) - 1)
+    return np.unique(keyframes[np.where(wanted - times[before] <= times[after] - wanted, before, after)])
 
 
 def _uniform(candidates: np.ndarray, number: int) -> np.ndarray:

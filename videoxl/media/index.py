@@ -1,190 +1,177 @@
-"""The content of a video file, read from its packets: frame times, keyframes, size, rotation, damage.
+"""Index a video file: the time of every frame, the keyframes, how frames are shown, damage.
 
-Containers lie about frame counts or do not give them (Matroska, a stream that was cut), so the packets are read once;
-only the first frame is decoded. Free of torch, since it also runs in the decoder process.
+Containers lie about frame counts and times, so the packets are read once and a few frames are decoded. Where the
+times cannot be used to find frames, the whole file is decoded once, and frames are counted in the decoder's order.
+Free of torch, since it also runs in the decoder processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import av
 import numpy as np
 
 from videoxl.errors import VideoError
+from videoxl.media.box_check import cut_box
+from videoxl.media.container import codec_name, decode_frames, open_container, pick_stream, read_packets
+from videoxl.media.info import VideoIndex, VideoInfo
+from videoxl.media.orientation import frame_orientation
+from videoxl.media.timeline import is_seekable, repair_times
 
-# HEVC marks unreferenced frames only within a temporal layer, VP9 not at all; AV1's decoder reads the setting once.
-SAYS_WHAT_IS_REFERRED_TO = ("h264", "mpeg1video", "mpeg2video", "mpeg4")
-
-
-@dataclass
-class VideoInfo:
-    """The content of a file; n is its number of frames.
-
-    Attributes:
-        timestamps: [n] float64, seconds from the first frame, ascending.
-        width, height: pixels of a frame as it is shown, rotation applied.
-        fps: average frames a second.
-        rotation: degrees, counterclockwise, by which decoded frames are turned to be shown.
-        damage: a sentence if only a part of the file can be used; else None.
-    """
-
-    path: str
-    timestamps: np.ndarray = field(repr=False)
-    width: int
-    height: int
-    fps: float
-    codec: str
-    rotation: int = 0
-    damage: str | None = None
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.timestamps)
-
-    @property
-    def duration(self) -> float:
-        """Seconds from the first frame's start to the last frame's end."""
-        return float(self.timestamps[-1]) + (1 / self.fps if self.fps else 0.0)
+_PROBED, _PROBED_LONGER = 24, 100  # frames decoded to see whether they come in the order of their times
+_MAY_JUMP = ("mpegts", "mpeg", "vob", "dvd", "svcd")  # formats whose times may be discontinuous
 
 
 @dataclass
-class VideoIndex:
-    """`info`, and the times of all frames and of keyframes in the stream's time base (int64, ascending).
+class _Packets:
+    """What the packets of the film's stream say, in file order; the end of all streams in seconds."""
 
-    `timed` is false if the file gives no times: then `pts` are frame numbers, counted from the start.
-    """
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    keyframes: list[int] = field(default_factory=list)
+    last: tuple[int, int] = (-(1 << 62), 0)  # largest pts and the duration of its packet
+    end: float = 0.0
+    broken: str | None = None
 
-    info: VideoInfo
-    timed: bool
-    pts: np.ndarray
-    keyframes: np.ndarray
 
-
-def index_video(path: str) -> VideoIndex:
+def index_video(path: str | Path) -> VideoIndex:
     """Read a file's packets.
 
     Raises:
-        VideoError: no such file, a folder, not a video, no video stream, no frame; the message says which.
+        VideoError: no such file, not a video, no video stream, not one frame; the message says which.
     """
-    if not Path(path).exists():
-        raise VideoError(f"no such video: {path}")
-    if Path(path).is_dir():
-        raise VideoError(f"{path} is a folder; give a video file")
+    path = str(path)
     with open_container(path) as container:
-        stream = container.streams.video[0]
-        pts, keyframes, end, broken = _read_packets(container, stream)
-        if pts is not None and not pts:
-            raise VideoError(f"{path} holds no video frames")
-        damage = _damage(container, stream, len(set(pts)), end, broken) if pts else broken
-        base, rate = float(stream.time_base), float(stream.average_rate or 0)
-        codec = stream.codec_context.name
-    with open_container(path) as container:  # opened again: a stream read to its end may not seek back
-        first = next(decode_frames(container, container.streams.video[0]), None)
+        stream = pick_stream(container, path)
+        packets = _read_packets(container, stream)
+        if not packets.pts:
+            raise VideoError(f"{path} holds no video frames" + (f": {packets.broken}" if packets.broken else ""))
+        base, rate, codec = float(stream.time_base), float(stream.average_rate or 0), codec_name(stream)
+        guessed = rate or float(stream.guessed_rate or 25)
+        may_jump = container.format.name in _MAY_JUMP
+        # AVI stores no presentation times: FFmpeg guesses some, wrong ones where frames are reordered.
+        reason = "the container stores no times" if container.format.name == "avi" else None
+        reason = reason or is_seekable(packets.pts, packets.dts, 1 / base, may_jump)
+        reorders = bool(stream.codec_context.has_b_frames)
+        aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        damage = _damage(container, stream, packets)
+    first, shown = _probe(path, packets, reorders and reason is None)
     if first is None:
         raise VideoError(f"{path}: not one frame can be decoded ({codec})")
-    timed = pts is not None
-    if (
-        pts is None
-    ):  # packets without presentation times (AVI, a raw stream): frames come in order, at the stream's rate
-        with open_container(path) as container:
-            stream = container.streams.video[0]
-            pts = list(range(sum(1 for _ in decode_frames(container, stream))))
-            rate = rate or float(stream.guessed_rate or 25)
-        base, keyframes = 1 / (rate or 25.0), pts[:1]
-    order = np.unique(np.asarray(pts, dtype=np.int64))
-    timestamps = (order - order[0]) * base
-    if not rate and len(order) > 1:
-        rate = (len(order) - 1) / float(timestamps[-1])
-    rotation = int(getattr(first, "rotation", 0)) % 360
-    height, width = (first.width, first.height) if rotation % 180 else (first.height, first.width)
-    info = VideoInfo(path, timestamps, width, height, rate, codec, rotation, damage)
-    return VideoIndex(info, timed, order, np.unique(np.asarray(keyframes or pts[:1], dtype=np.int64)))
+    if reason is None and shown != sorted(shown):
+        reason = "times are not in the order of the frames"
+    if reason is None:
+        # What comes before the first frame that can be decoded refers to frames that are not in the file.
+        pts = np.array(sorted(time for time in packets.pts if time is not None and time >= shown[0]), dtype=np.int64)
+        keyframes = np.array(sorted({time for time in packets.keyframes if time >= shown[0]}), dtype=np.int64)
+        if not len(keyframes) or keyframes[0] > pts[0]:
+            keyframes = np.concatenate([pts[:1], keyframes])
+        timestamps = (pts - pts[0]) * base
+        last = packets.last[1] * base if packets.last[1] > 0 else None
+    else:
+        timestamps = repair_times(_decoded_times(path, base), 1 / guessed, may_jump)
+        pts, keyframes, last = np.arange(len(timestamps)), np.zeros(1, dtype=np.int64), None
+    if not rate and len(pts) > 1 and timestamps[-1] > 0:
+        rate = (len(pts) - 1) / float(timestamps[-1])
+    orientation = frame_orientation(first)
+    width, height = round(first.width * aspect), first.height
+    info = VideoInfo(
+        path=path,
+        timestamps=timestamps,
+        width=height if orientation.is_sideways else width,
+        height=width if orientation.is_sideways else height,
+        fps=rate,
+        codec=codec,
+        rotation=orientation.rotation,
+        mirrored=orientation.mirrored,
+        pixel_aspect=aspect,
+        last_frame=last,
+        keyframes=np.searchsorted(pts, keyframes) if reason is None else None,
+        damage=damage or cut_box(path),
+        oddities=_oddities(reason, orientation.mirrored, aspect),
+    )
+    return VideoIndex(info, reason is None, pts, keyframes)
 
 
-def open_container(path: str):
-    """A PyAV container with at least one video stream; raises `VideoError` that says what is wrong."""
-    try:
-        container = av.open(path)
-    except av.error.FFmpegError as error:
-        raise VideoError(
-            f"{path} cannot be opened as a video: {error.strerror or error} (not a video, or its index is missing "
-            "because the file was cut)"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise VideoError(f"{path} cannot be opened as a video: its metadata is not readable text") from error
-    if not container.streams.video:
-        kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
-        container.close()
-        raise VideoError(f"{path} has no video stream (it holds {', '.join(kinds)})")
-    return container
+def _oddities(reason: str | None, mirrored: bool, aspect: float) -> tuple[str, ...]:
+    found = []
+    if reason is not None:
+        found.append(f"{reason}: frames are counted from the start, so the file is decoded whole")
+    if mirrored:
+        found.append("frames are mirrored to be shown")
+    if aspect != 1:
+        found.append(f"pixels are not square ({aspect:.3f}): frames are stretched to be shown")
+    return tuple(found)
 
 
-def decode_frames(container, stream, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
-    """Frames in the order they are shown; packets that do not decode are skipped.
+def _probe(path: str, packets: _Packets, check_order: bool) -> tuple[av.VideoFrame | None, list[int]]:
+    """The first frame, and the times of the first ones in the decoder's order.
 
-    Args:
-        wanted: times of frames that must be yielded. Where the codec marks them, other frames that none refers to are
-            skipped: half the work in many files, and in an undamaged one the other frames stay bit-identical.
+    A stream that reorders frames, but whose packets are in the order of their times, was written by somebody who did
+    not know the order: then more frames are looked at.
     """
-    packets = container.demux(stream)
-    says = stream.codec_context.name in SAYS_WHAT_IS_REFERRED_TO
-    kept, follows = wanted if says else None, False
+    times = [time for time in packets.pts if time is not None]
+    number = 1
+    if check_order:
+        number = _PROBED_LONGER if times == sorted(times) else _PROBED
+    # Anew: a stream that was read to its end need not be able to seek back.
+    with open_container(path) as container:
+        frames = list(islice(_with_sizes(container, path), number))
+    return (frames[0][0] if frames else None), [time for _, time in frames]
+
+
+def _with_sizes(container, path: str):
+    first = True
+    for frame in decode_frames(container, pick_stream(container, path)):
+        yield (frame if first else None), frame.pts if frame.pts is not None else -(1 << 62)
+        first = False
+
+
+def _decoded_times(path: str, base: float) -> list[float | None]:
+    """Times of all frames in the decoder's order, in seconds as stored."""
+    with open_container(path) as container:
+        frames = decode_frames(container, pick_stream(container, path))
+        return [None if frame.pts is None else frame.pts * base for frame in frames]
+
+
+def _read_packets(container, stream) -> _Packets:
+    found = _Packets()
+    start = (container.start_time or 0) / av.time_base
+    packets = read_packets(container)
     while True:
         try:
             packet = next(packets, None)
-            if packet is None:
-                return
-            if kept is not None:
-                needed = packet.pts is None or packet.pts in kept
-                # The packet after a wanted one may be its second field.
-                stream.codec_context.skip_frame = "DEFAULT" if needed or follows else "NONREF"
-                follows = needed
-            for frame in packet.decode():
-                if frame.pts is None:
-                    frame.pts = frame.dts
-                if not frame.is_corrupt:
-                    yield frame
-        except av.error.EOFError:
-            return
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            found.broken = error.strerror or str(error)
+            return found
+        if packet is None:
+            return found
+        if packet.size == 0:
             continue
+        time, duration = packet.pts, packet.duration or 0
+        if time is not None:
+            found.end = max(found.end, float((time + duration) * packet.time_base) - start)
+        if packet.stream.index != stream.index or packet.is_discard:
+            continue
+        found.pts.append(time)
+        found.dts.append(packet.dts)
+        if time is not None:
+            found.last = max(found.last, (time, duration))
+            if packet.is_keyframe:
+                found.keyframes.append(time)
 
 
-def _read_packets(container, stream) -> tuple[list[int] | None, list[int], float, str | None]:
-    """Frame times (None if packets have none), keyframe times, the end of all streams in seconds from the file's
-    start, and the error that stopped reading, if any."""
-    pts, keyframes, end, broken, complete = [], [], 0.0, None, True
-    start = (container.start_time or 0) / av.time_base
-    try:
-        for packet in container.demux():
-            if packet.size == 0:
-                continue
-            time, shown = packet.pts, packet.stream.index == stream.index and not packet.is_discard
-            if time is None:
-                complete = complete and not shown
-                continue
-            end = max(end, float((time + (packet.duration or 0)) * packet.time_base) - start)
-            if shown:
-                pts.append(time)
-                if packet.is_keyframe:
-                    keyframes.append(time)
-    except av.error.FFmpegError as error:
-        broken = error.strerror or str(error)
-    # AVI stores no presentation times: FFmpeg guesses some, wrong ones where frames are reordered.
-    complete = complete and container.format.name != "avi"
-    return pts if complete else None, keyframes, end, broken
-
-
-def _damage(container, stream, num_frames: int, end: float, broken: str | None) -> str | None:
-    """One sentence if the file declares more than can be read, or reading stopped early; else None."""
+def _damage(container, stream, packets: _Packets) -> str | None:
+    """A sentence where the file promises more than it gives."""
     declared = float(container.duration / av.time_base) if container.duration else 0.0
-    lost = stream.frames - num_frames if stream.frames else 0
+    number, end = len(packets.pts), packets.end
+    lost = stream.frames - number if stream.frames else 0
     # An edit list hides frames without loss; then nothing is missing in time.
     if lost > 0 and declared - end > 0.5 * lost / float(stream.average_rate or 25):
-        return f"only {num_frames} of {stream.frames} frames ({end:.1f} of {declared:.1f} s) can be read: cut short"
+        return f"only {number} of {stream.frames} frames ({end:.1f} of {declared:.1f} s) can be read: cut short"
     if declared - end > max(1.0, 0.02 * declared):
         return f"only {end:.1f} of {declared:.1f} s can be read: cut short"
-    return f"reading stopped after {num_frames} frames ({end:.1f} s): {broken}" if broken else None
+    return f"reading stopped after {number} frames ({end:.1f} s): {packets.broken}" if packets.broken else None

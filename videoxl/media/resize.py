@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+_LONGEST = 8  # long sides, in units of S, up to which a picture is scaled whole, as CLIP's own code does
+
 
 def shorter_side_to(height: int, width: int, side: int) -> tuple[int, int]:
     """(height, width) scaled so that the shorter side is `side`; the other is rounded down, as CLIP does."""
@@ -16,9 +18,25 @@ def shorter_side_to(height: int, width: int, side: int) -> tuple[int, int]:
     return int(side * height / width), side
 
 
-def resize_and_crop_frame(frame: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [S, S, 3]: shorter side to S (bicubic), centre crop."""
-    height, width = shorter_side_to(frame.shape[0], frame.shape[1], side)
+def resize_and_crop_frame(frame: np.ndarray, side: int, stretch: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [S, S, 3]: shorter side to S (bicubic), centre crop.
+
+    Args:
+        stretch: (vertical, horizontal) factors that make the pixels square.
+    """
+    stored_height, stored_width = frame.shape[:2]
+    shown = max(round(stored_height * stretch[0]), 1), max(round(stored_width * stretch[1]), 1)
+    height, width = shorter_side_to(*shown, side)
+    return np.asarray(resize_and_crop(Image.fromarray(frame), height, width, side))
+
+
+def resize_and_crop(picture: Image.Image, height: int, width: int, side: int) -> Image.Image:
+    """A picture scaled to (width, height), of which only the S x S pixels in the centre are kept."""
     top, left = (height - side) // 2, (width - side) // 2
-    picture = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(picture.crop((left, top, left + side, top + side)))
+    if max(height, width) <= _LONGEST * side:
+        scaled = picture.resize((width, height), Image.Resampling.BICUBIC)
+        return scaled.crop((left, top, left + side, top + side))
+    # Nearly a line: what lies outside the crop would take gigabytes. Scaling a box may round a value differently.
+    across, down = picture.width / width, picture.height / height
+    box = (left * across, top * down, (left + side) * across, (top + side) * down)
+    return picture.resize((side, side), Image.Resampling.BICUBIC, box=box)

@@ -22,7 +22,7 @@ from videoxl.media.decoders.base import Frames
 from videoxl.media.pixels import VideoXLImageProcessor
 
 if TYPE_CHECKING:
-    from videoxl.media.index import VideoInfo
+    from videoxl.media.info import VideoInfo
 
 CHUNK = 40  # frames: four windows of the published geometry, 13 MB at 336 pixels
 
@@ -134,6 +134,7 @@ def open_video(
     timeout: float | None = None,
     decoder_scaler: bool = False,
     chunk: int = CHUNK,
+    workers: int | None = None,
 ) -> FrameStream:
     """Choose frames of a video and stream them.
 
@@ -143,6 +144,7 @@ def open_video(
             which also decodes ahead while the model computes. None: decode in this process, while iterating.
         decoder_scaler: let the decoder scale (faster, a little different from the exact resize; PyAV only).
         chunk: frames held at once.
+        workers: most decoder processes (with a timeout, and PyAV); None: one for each core this process may use.
 
     Raises:
         VideoError, VideoTimeoutError: the message names the file and what is wrong with it.
@@ -151,18 +153,19 @@ def open_video(
     from videoxl.media.decode import decode_resized
     from videoxl.media.decoders import check_decoder
     from videoxl.media.index import index_video
-    from videoxl.media.process import DecoderProcess
+    from videoxl.media.workers import DecoderWorkers
 
     path = str(path)
     check_decoder(backend, decoder_scaler)
     if timeout is None:
         index = index_video(path)
         indices = choice.indices(index.info)
-        frames = decode_resized(index, indices.tolist(), backend, image_processor.side, decoder_scaler)
+        side, stored_shape = image_processor.side, choice.stored_shape
+        frames = decode_resized(index, indices.tolist(), backend, side, decoder_scaler, stored_shape)
         info, close = index.info, None
     else:
-        process = DecoderProcess(path, choice, backend, image_processor.side, decoder_scaler, timeout)
-        info, indices, frames, close = process.info, process.indices, process.frames(), process.close
+        pool = DecoderWorkers(path, choice, backend, image_processor.side, decoder_scaler, timeout, workers)
+        info, indices, frames, close = pool.info, pool.indices, pool.frames(), pool.close
     notes = [f"{path}: {info.damage}"] if info.damage else []
     wanted = choice.num_frames or 0
     if choice.max_frames is not None:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from videoxl.cache.fingerprint import model_fingerprint
-from videoxl.cache.layers import WindowLayer
 from videoxl.cache.memory_file import MemoryState, read_memory, write_memory
 from videoxl.cache.shared_prefix import repeat_rows
 from videoxl.cache.summary import SummaryCache
@@ -229,7 +228,7 @@ class VideoMemory:
         """
         self.check_whole()
         if self.rows > 1:
-            raise BatchError(f"this memory has {self.rows} videos; take out the one to ask with row()")
+            raise BatchError(f"this memory has {self.rows} videos; ask one of them, taken out with row()")
         with self._closing:
             if self._closed is None:
                 self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
@@ -347,7 +346,7 @@ class VideoMemory:
 
     def state(self) -> MemoryState:
         """The content of this memory's file, as plain values and tensors."""
-        layers = [_first_row(layer) for layer in self.cache.layers]
+        layers = [layer.first_row() for layer in self.cache.layers]
         chooser = self.reader.planner.chooser
         return MemoryState(
             prefix_ids=self.prefix_ids,
@@ -394,15 +393,8 @@ class VideoMemory:
 
 
 def layer_devices(model) -> list[torch.device]:
-    """The device of each decoder layer's part of a cache."""
     return [layer.self_attn.q_proj.weight.device for layer in model.model.layers]
 
 
 def _brief(ids: list[int]) -> str:
-    return str(ids) if len(ids) <= 24 else f"[{', '.join(map(str, ids[:12]))}, ... {len(ids)} ids]"
-
-
-def _first_row(layer: WindowLayer) -> tuple[Tensor, Tensor] | None:
-    """Keys and values of the first row; None where nothing is stored."""
-    keys, values = layer.keys, layer.values
-    return None if keys is None or values is None else (keys[0], values[0])
+    return str(ids) if len(ids) <= 24 else f"[{str(ids[:12])[1:-1]}, ... {len(ids)} ids]"

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from videoxl.errors import VideoError
-from videoxl.media.index import VideoIndex
+from videoxl.media.info import VideoIndex
 from videoxl.utils.registry import Registry
 
 Frames = Generator[tuple[int, np.ndarray], None, None]
@@ -55,6 +55,8 @@ class VideoDecoder(ABC):
 
     def check_length(self, length: int, index: VideoIndex) -> None:
         """Raise `VideoError` if the decoder and the packets differ in the number of frames."""
+        if index.info.mirrored:
+            raise VideoError(f"{self.name} does not mirror the frames of {index.info.path}; use backend 'pyav'")
         if length != index.info.num_frames:
             raise VideoError(
                 f"{self.name} finds {length} frames in {index.info.path}, its packets hold {index.info.num_frames}: "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from videoxl.errors import MissingDependencyError, VideoError
 from videoxl.media.decoders.base import Frames, VideoDecoder
-from videoxl.media.index import VideoIndex
+from videoxl.media.info import VideoIndex
 
 
 class DecordDecoder(VideoDecoder):

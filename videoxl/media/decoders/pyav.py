@@ -1,96 +1,141 @@
-"""FFmpeg through PyAV: decode on, or seek if there is a keyframe between the current and the next wanted frame."""
+"""FFmpeg through PyAV: decode on, or seek where a keyframe lies between here and the next wanted frame."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import av
 import numpy as np
 
 from videoxl.errors import VideoError
+from videoxl.media.colour import RgbConverter
+from videoxl.media.container import decode_frames, open_container, pick_stream
 from videoxl.media.decoders.base import Frames, VideoDecoder
-from videoxl.media.index import VideoIndex, decode_frames, open_container
+from videoxl.media.info import VideoIndex
+from videoxl.media.orientation import Orientation
+from videoxl.media.parts import Part, plan_parts
+
+Shown = Callable[[np.ndarray], np.ndarray]
+"""What is done to each frame [H, W, 3] as soon as it is decoded, so that no large ones are held."""
 
 
 class PyAVDecoder(VideoDecoder):
-    """The default: reads every container that FFmpeg reads and needs only PyAV."""
+    """The default: reads every container that FFmpeg reads, without a package beyond PyAV."""
 
     name = "pyav"
     scales = True
 
     def frames(self, index: VideoIndex, wanted: Sequence[int], side: int | None = None) -> Frames:
-        return (_seeked_frames if index.timed else _counted_frames)(index, wanted, side)
+        if not index.timed:
+            yield from counted_frames(index, wanted, side)
+            return
+        with PartReader(index.info.path, index.info.orientation, side) as reader:
+            for part in plan_parts(index, wanted):
+                yield from reader.read(part)
 
 
-def _seeked_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | None) -> Frames:
-    """Frames of a file with times."""
-    times: set[int] = set(index.pts[np.asarray(wanted)].tolist())
-    container, position, held = None, None, None
-    decoded: Iterator[av.VideoFrame] = iter(())
-    try:
-        for number in wanted:
-            pts = int(index.pts[number])
-            keyframe = int(index.keyframes[max(int(np.searchsorted(index.keyframes, pts, side="right")) - 1, 0)])
+class PartReader:
+    """Decodes parts of one file in any order; frames do not depend on which parts were read before."""
+
+    def __init__(self, path: str, orientation: Orientation, scaler_side: int | None = None, then: Shown | None = None):
+        self._path = path
+        self._orientation = orientation
+        self._scaler_side = scaler_side
+        self._then = then
+        self._rgb = RgbConverter()
+        self._container: Any = None
+        self._stream: Any = None
+
+    def __enter__(self) -> PartReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def read(self, part: Part) -> Iterator[tuple[int, np.ndarray]]:
+        """(frame number, uint8 [H, W, 3]) of the frames that can be decoded, ascending."""
+        found = dict(self._decode(part.pts, part.keyframes))
+        for keyframe in part.earlier:
+            # A file may mark frames as keyframes that are none: then decoding must begin further back.
+            missing = [place for place in range(len(part.pts)) if place not in found]
+            again = self._decode([part.pts[place] for place in missing], [keyframe] * len(missing))
+            found |= {missing[place]: frame for place, frame in again}
+        yield from ((part.numbers[place], found[place]) for place in sorted(found))
+
+    def _decode(self, pts: Sequence[int], keyframes: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """(place in `pts`, frame) for those of `pts` that the decoder gives."""
+        wanted = set(pts)
+        position: int | None = None
+        held: av.VideoFrame | None = None
+        decoded: Iterator[av.VideoFrame] = iter(())
+        for place, (time, keyframe) in enumerate(zip(pts, keyframes)):
             if position is None or keyframe > position:
-                if container is None:
-                    container = open_container(index.info.path)
-                    container.streams.video[0].thread_type = "AUTO"
-                decoded, held = _decode_from(container, index, keyframe, pts, times), None
+                decoded, held = self._decode_from(keyframe, time, wanted), None
             # A frame after the wanted one (which then cannot be decoded) is held: it may be the next one wanted.
-            while held is None or held.pts is None or held.pts < pts:
+            while held is None or held.pts is None or held.pts < time:
                 held = next(decoded, None)
                 if held is None:
                     break
                 if held.pts is not None:  # one without a time cannot be asked for
                     position = held.pts
-            if held is not None and held.pts == pts:
-                yield number, _to_array(held, index.info.rotation, scaler_side)
-    finally:
-        if container is not None:
-            container.close()
+            if held is not None and held.pts == time:
+                yield place, self._shown(held)
+
+    def _decode_from(self, keyframe: int, time: int, wanted: set[int]) -> Iterator[av.VideoFrame]:
+        """Seek to a keyframe and decode what is `wanted`; where the seek lands after `time`, go back further."""
+        if self._container is None:
+            self._container = open_container(self._path)
+            self._stream = pick_stream(self._container, self._path)
+        container, stream = self._container, self._stream
+        step = max(int(1 / stream.time_base), 1)  # one second in the stream's unit
+        start = stream.start_time or 0
+        target = keyframe
+        while True:
+            try:
+                container.seek(target, stream=stream, backward=True)
+            except av.error.FFmpegError as error:
+                where = float(target * stream.time_base)
+                raise VideoError(f"{self._path}: seeking to {where:.1f} s failed: {error}") from error
+            frames = decode_frames(container, stream, wanted)
+            first = next((frame for frame in frames if frame.pts is not None), None)
+            if (first is not None and first.pts is not None and first.pts <= time) or target < start:
+                break
+            target, step = target - step, step * 2
+        if first is not None:
+            yield first
+            yield from frames
+
+    def _shown(self, frame: av.VideoFrame) -> np.ndarray:
+        return _shown(frame, self._rgb, self._orientation, self._scaler_side, self._then)
 
 
-def _counted_frames(index: VideoIndex, wanted: Sequence[int], scaler_side: int | None) -> Frames:
-    """Frames of a file without times, by counting from its start."""
-    asked = set(wanted)
+def counted_frames(
+    index: VideoIndex, wanted: Sequence[int], scaler_side: int | None = None, then: Shown | None = None
+) -> Frames:
+    """Frames of a file whose times cannot be used, by counting from its start."""
+    asked, last = set(wanted), max(wanted, default=-1)
+    rgb = RgbConverter()
     with open_container(index.info.path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        stream = pick_stream(container, index.info.path)
         for number, frame in enumerate(decode_frames(container, stream)):
             if number in asked:
-                yield number, _to_array(frame, index.info.rotation, scaler_side)
+                yield number, _shown(frame, rgb, index.info.orientation, scaler_side, then)
+            if number >= last:
+                return
 
 
-def _decode_from(
-    container, index: VideoIndex, keyframe: int, pts: int, wanted: Collection[int]
-) -> Iterator[av.VideoFrame]:
-    """Seek to a keyframe and decode what is `wanted`; where the seek lands after `pts`, go back further."""
-    stream = container.streams.video[0]
-    step = max(int(1 / stream.time_base), 1)  # one second in the stream's unit
-    target = keyframe
-    first: av.VideoFrame | None = None
-    frames: Iterator[av.VideoFrame] = iter(())
-    while first is None or first.pts is None or first.pts > pts:
-        try:
-            container.seek(target, stream=stream, backward=True)
-        except av.error.FFmpegError as error:
-            raise VideoError(
-                f"{index.info.path}: seeking to {target * stream.time_base:.1f} s failed: {error}"
-            ) from error
-        frames = decode_frames(container, stream, wanted)
-        first = next((frame for frame in frames if frame.pts is not None), None)
-        if target < index.pts[0]:
-            break
-        target, step = target - step, step * 2
-    if first is not None:
-        yield first
-        yield from frames
-
-
-def _to_array(frame: av.VideoFrame, rotation: int, scaler_side: int | None) -> np.ndarray:
-    if scaler_side is not None:
-        scale = scaler_side / min(frame.width, frame.height)
-        width, height = (max(int(edge * scale), scaler_side) for edge in (frame.width, frame.height))
-        frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-    array = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(array, rotation // 90)) if rotation else array
+def _shown(
+    frame: av.VideoFrame, rgb: RgbConverter, orientation: Orientation, side: int | None, then: Shown | None
+) -> np.ndarray:
+    size = None
+    if side is not None:
+        scale = side / min(frame.width, frame.height)
+        size = max(int(frame.width * scale), side), max(int(frame.height * scale), side)
+    shown = orientation.apply(rgb(frame, size))
+    return shown if then is None else then(shown)

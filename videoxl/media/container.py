@@ -14,9 +14,7 @@ import av
 from av.stream import Disposition
 
 from videoxl.errors import VideoError
-
-MAX_PIXELS = 178_956_970
-"""Largest picture or video frame that is opened: Pillow's own limit for a decompression bomb (16k x 11k)."""
+from videoxl.media.resize import MAX_PIXELS
 
 # Demuxers that open other files or devices than the one that is named.
 _REFERENCES = {

@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from videoxl.errors import PictureError
-
-MAX_PIXELS = 178_956_970
-"""Pixels of the largest picture that is opened: Pillow's limit for its decompression-bomb error (16k x 11k)."""
+from videoxl.media.resize import MAX_PIXELS
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """A file in one of these formats is opened as a picture; any other file as a video."""
+
+READABLE = (*PICTURE_FORMATS, "MPO", "JPEG2000", "ICO", "TGA", "AVIF")
+"""Formats that are opened where a picture is asked for."""
 
 _NEXT_JPEG = b"\xff\xd9\xff\xd8\xff"  # an end marker with a start marker right after it
 _LOOKED_AT = 1 << 24  # bytes; the first picture of a video ends within them
@@ -38,7 +39,26 @@ def load_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         PictureError: no such file, not a picture, or more than `MAX_PIXELS` pixels.
     """
     with _opened(source) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+        return _in_8_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+
+
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """A greyscale picture of 16 bits, 32 bits or floats, scaled by its range; any other as it is.
+
+    Floats are taken as 0 to 1, 0 to 255 or 0 to 65535, whichever holds them; else by their own range.
+    """
+    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;"):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if picture.mode == "F":
+        top = next((limit for limit in (1.0, 255.0, 65535.0) if high <= limit), high)
+    else:
+        top = 65535.0 if high <= 65535 else high
+    bottom = min(low, 0.0)
+    scaled = (np.nan_to_num(values, nan=bottom, posinf=top, neginf=bottom) - bottom) * (255 / max(top - bottom, 1e-300))
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -80,7 +100,8 @@ def _opened(source: str | Path | Image.Image | np.ndarray) -> Iterator[Image.Ima
             with warnings.catch_warnings():
                 # The limit below is the one that counts.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                picture = Image.open(source)
+                # By name: Pillow would hand EPS to Ghostscript, which runs programs.
+                picture = Image.open(source, formats=READABLE)
         if picture.width * picture.height > MAX_PIXELS:
             raise PictureError(
                 f"{_name(source)} has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS} are opened "
@@ -91,8 +112,11 @@ def _opened(source: str | Path | Image.Image | np.ndarray) -> Iterator[Image.Ima
         raise PictureError(f"{_name(source)}: {error}") from error
     except FileNotFoundError as error:
         raise PictureError(f"no such picture: {source}") from error
-    except (OSError, TypeError, SyntaxError) as error:
-        raise PictureError(f"{_name(source)} is not a picture that can be opened: {error}") from error
+    except PictureError:
+        raise
+    except Exception as error:  # whatever a damaged file makes Pillow raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(f"{_name(source)} is not a picture that can be opened: {said}") from error
 
 
 def _name(source) -> str:
@@ -134,6 +158,11 @@ def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.I
     side = max(picture.size)
     if picture.width == picture.height:
         return picture
+    if side * side > MAX_PIXELS:
+        raise PictureError(
+            f"a picture of {picture.width} x {picture.height} pixels would become a square of {side * side:,}; at most "
+            f"{MAX_PIXELS:,} are made. Crop it first"
+        )
     canvas = Image.new("RGB", (side, side), colour)
     canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return canvas

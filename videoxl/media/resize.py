@@ -8,6 +8,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+MAX_PIXELS = 178_956_970
+"""Largest picture or video frame that is opened: Pillow's own limit for a decompression bomb (16k x 11k)."""
+
 _LONGEST = 8  # long sides, in units of S, up to which a picture is scaled whole, as CLIP's own code does
 
 

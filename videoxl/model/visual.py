@@ -77,6 +77,11 @@ def arrange_spans(
         )
     for image, modality in zip(images, modalities):
         get_modality(modality)  # raises where it is not known
+        if not image.is_floating_point():
+            raise PromptError(
+                f"pixel values are {image.dtype}, which have not been normalised; use image_processor.normalize or "
+                "process_images"
+            )
         if image.shape[1:] != (3, size, size) and not _are_features(image, model):
             raise PromptError(
                 f"pixel values must be [frames, 3, {size}, {size}]; got {list(image.shape)}. "
@@ -147,6 +152,8 @@ def iter_pixels(frames, tower: VisionTower) -> Iterator[tuple[Tensor, list[float
                     f"frames must be pixel values [frames, 3, {tower.image_size}, {tower.image_size}]; got "
                     f"{list(chunk.shape)}"
                 )
+            if not chunk.is_floating_point():
+                raise BatchError(f"frames are {chunk.dtype}, not normalised; use image_processor.normalize first")
             for pixels in chunk.split(limit):
                 yield pixels, [float("nan")] * len(pixels), [-1] * len(pixels)
         else:

@@ -75,6 +75,11 @@ class PartReader:
         held: av.VideoFrame | None = None
         decoded: Iterator[av.VideoFrame] = iter(())
         for place, (time, keyframe) in enumerate(zip(pts, keyframes)):
+            is_alone = time == keyframe and (place + 1 == len(pts) or keyframes[place + 1] != keyframe)
+            if is_alone and (frame := self._decode_keyframe(keyframe)) is not None:
+                position, held = None, None
+                yield place, self._shown(frame)
+                continue
             if position is None or keyframe > position:
                 decoded, held = self._decode_from(keyframe, time, wanted), None
             # A frame after the wanted one (which then cannot be decoded) is held: it may be the next one wanted.
@@ -87,12 +92,36 @@ class PartReader:
             if held is not None and held.pts == time:
                 yield place, self._shown(held)
 
-    def _decode_from(self, keyframe: int, time: int, wanted: set[int]) -> Iterator[av.VideoFrame]:
-        """Seek to a keyframe and decode what is `wanted`; where the seek lands after `time`, go back further."""
+    def _decode_keyframe(self, time: int) -> av.VideoFrame | None:
+        """A keyframe of which nothing else is wanted, without the frames that the decoder would wait for.
+
+        None where that is not to be had: a packet that holds one of two fields, or a seek that lands elsewhere.
+        """
+        container, stream = self._opened()
+        try:
+            container.seek(time, stream=stream, backward=True)
+            context = stream.codec_context
+            context.skip_frame = "DEFAULT"
+            packet = next((packet for packet in container.demux(stream) if packet.size), None)
+            if packet is None or packet.pts != time:
+                return None
+            frames = [*packet.decode(), *context.decode(None)]
+            context.flush_buffers()
+        except (av.error.FFmpegError, IndexError):
+            return None
+        frame = frames[0] if len(frames) == 1 else None
+        wrong = frame is None or frame.pts != time or frame.is_corrupt or frame.interlaced_frame
+        return None if wrong else frame
+
+    def _opened(self) -> tuple[Any, Any]:
         if self._container is None:
             self._container = open_container(self._path)
             self._stream = pick_stream(self._container, self._path)
-        container, stream = self._container, self._stream
+        return self._container, self._stream
+
+    def _decode_from(self, keyframe: int, time: int, wanted: set[int]) -> Iterator[av.VideoFrame]:
+        """Seek to a keyframe and decode what is `wanted`; where the seek lands after `time`, go back further."""
+        container, stream = self._opened()
         step = max(int(1 / stream.time_base), 1)  # one second in the stream's unit
         start = stream.start_time or 0
         target = keyframe

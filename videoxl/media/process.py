@@ -31,7 +31,7 @@ class DecoderProcess:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with this object)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, path],  # the path for those who look at the list of processes
+            [sys.executable, "-P", "-c", _COMMAND, path],  # the path for those who look at the list of processes
             stdin=subprocess.PIPE,  # held open: the child ends when it is closed, however this process ends
             stdout=subprocess.PIPE,
             stderr=self._stderr,

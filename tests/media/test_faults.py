@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,6 +21,7 @@ from videoxl.media.choice import FrameChoice
 from videoxl.media.colour import RgbConverter
 from videoxl.media.decoders.pyav import PyAVDecoder
 from videoxl.media.index import index_video
+from videoxl.media.index_cache import cached_index
 from videoxl.media.info import VideoInfo
 from videoxl.media.orientation import Orientation, orientation_of
 from videoxl.media.pictures import load_picture, pad_to_square
@@ -431,3 +433,48 @@ def test_ffprobe_counts_and_times_the_same_frames(tmp_path, suffix):
     said = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout.split()
     seconds = np.array([float(line.strip(",")) for line in said])
     np.testing.assert_allclose(probe_video(path).timestamps, seconds - seconds[0], atol=2e-3)
+
+
+# -- the index of before ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept_index(tmp_path, monkeypatch):
+    """A film whose index is in the user's cache."""
+    monkeypatch.setenv("VIDEOXL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("videoxl.media.index_cache.SMALLEST", 0)
+    path = Path(shutil.copy(SAMPLE, tmp_path / "a.mp4"))
+    return path, index_video(path), cached_index(path)
+
+
+def test_a_film_is_indexed_once(kept_index, monkeypatch):
+    path, fresh, _ = kept_index
+    monkeypatch.setattr("videoxl.media.index_cache.index_video", None)  # calling it would fail
+    again = cached_index(path)
+    assert again.info.duration == fresh.info.duration and again.info.oddities == fresh.info.oddities
+    for name in ("pts", "keyframes"):
+        assert np.array_equal(getattr(again, name), getattr(fresh, name))
+    assert np.array_equal(again.info.timestamps, fresh.info.timestamps)
+    moved = path.rename(path.with_name("b.mp4"))
+    assert cached_index(moved).info.path == str(moved)
+
+
+def test_another_film_of_the_same_name_is_indexed_anew(kept_index, tmp_path):
+    path, fresh, _ = kept_index
+    write_video(path, 7)
+    assert cached_index(path).info.num_frames == 7 != fresh.info.num_frames
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"PK nonsense"), lambda file: cut(file, file, 0.5)])
+def test_a_damaged_index_is_read_again(kept_index, tmp_path, damage):
+    path, fresh, _ = kept_index
+    (entry,) = (tmp_path / "cache" / "index").iterdir()
+    damage(entry)
+    assert cached_index(path).info.num_frames == fresh.info.num_frames
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VIDEOXL_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("videoxl.media.index_cache.SMALLEST", 0)
+    assert cached_index(SAMPLE).info.num_frames > 100

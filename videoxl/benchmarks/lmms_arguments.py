@@ -20,6 +20,8 @@ class LmmsArguments:
         max_frames_num: frames per video, evenly spaced; fps: frames per second instead, at most `max_frames_num`.
         beacon_ratio: one compression ratio for every video, so that scores are reproducible. compressor: how
             visual tokens are compressed (`beacon`, `drop`, `mean`, `none`, or a registered one).
+        sampling: `uniform`, or `keyframes`. stored_shape: keep pixels that are not square as they are stored, as the
+            published reader does.
         memory_cache_gb: most GiB of video memories to keep on the device.
         video_decode_backend: `pyav`, `decord` or `torchcodec`. decode_timeout: most seconds without a frame.
         strict: exit with status 1 after the results are written if an input could not be read.
@@ -47,6 +49,8 @@ class LmmsArguments:
     video_decode_backend: str = "pyav"
     decode_timeout: float = 60.0
     memory_cache_gb: float = 4.0
+    sampling: str = "uniform"
+    stored_shape: bool = True
     token_strategy: str = "single"
     truncation: bool = True
     truncate_context: bool = False
@@ -74,9 +78,10 @@ class LmmsArguments:
     @property
     def choice(self) -> FrameChoice:
         """Which frames of a video are read."""
+        shape = {"sampling": self.sampling, "stored_shape": self.stored_shape}
         if self.fps is None:
-            return FrameChoice(self.max_frames_num)
-        return FrameChoice(fps=self.fps, max_frames=self.max_frames_num)
+            return FrameChoice(self.max_frames_num, **shape)
+        return FrameChoice(fps=self.fps, max_frames=self.max_frames_num, **shape)
 
     @property
     def overwrite_config(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def run(given: argparse.Namespace) -> int:
     check_videos(examples)
     claim_output(given.output.parent)
     processes = Processes()
-    choice = FrameChoice(fps=given.fps, max_frames=given.max_frames, by_average_rate=True)
+    choice = FrameChoice(fps=given.fps, max_frames=given.max_frames, by_average_rate=True, stored_shape=True)
     get_compressor(given.compressor).resolve_ratio(given.ratio)  # before the model is loaded
     reading = Reading(choice, given.ratio, given.backend, given.timeout, given.compressor)
     asker = load_asker(given.model, reading, 0.0, processes.device(given.device), given.dtype)

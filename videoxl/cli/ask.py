@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from videoxl.cli.fetching import local_file
 from videoxl.cli.options import (
+    AllowPrivate,
     AsJson,
     Backend,
     Compressor,
@@ -21,7 +23,9 @@ from videoxl.cli.options import (
     MaxFrames,
     Model,
     Ratio,
+    Sampling,
     Start,
+    StoredShape,
     Timeout,
 )
 from videoxl.cli.output import FrameProgress, notes, numbers_line, say_notes
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
 
 
 def ask(
-    video: Annotated[Path, typer.Argument(help="A video, a picture, or a memory that `videoxl summarize` wrote.")],
+    video: Annotated[
+        str, typer.Argument(help="A video (file or URL), a picture, or a memory that `videoxl summarize` wrote.")
+    ],
     question: Annotated[str, typer.Argument(help="What to ask.")],
     model: Model = None,
     frames: Frames = None,
@@ -40,10 +46,13 @@ def ask(
     max_frames: MaxFrames = None,
     start: Start = None,
     end: End = None,
+    sampling: Sampling = None,
+    stored_shape: StoredShape = False,
     ratio: Ratio = None,
     compressor: Compressor = None,
     backend: Backend = "pyav",
     timeout: Timeout = 60.0,
+    allow_private: AllowPrivate = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 1024,
     temperature: Annotated[
         float, typer.Option(help="0: always the likeliest token; higher: more varied answers.", min=0)
@@ -60,8 +69,12 @@ def ask(
 
     if not question.strip():
         raise PromptError("the question is empty")
-    choice: dict[str, Any] = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
-    sources = as_sources(video)
+    choice: dict[str, Any] = {
+        "frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end, "sampling": sampling,
+        "stored_shape": stored_shape or None,
+    }  # fmt: skip
+    source = local_file(video, allow_private)
+    sources = as_sources(source)
     flags = {f"--{name.replace('_', '-')}": value for name, value in choice.items()}
     check_choice(sources, flags, {"--ratio": ratio, "--compressor": compressor})
     options: dict[str, Any] = {
@@ -72,14 +85,14 @@ def ask(
     session = load(model, device, dtype, fp8)
     with FrameProgress() as advance:
         if stream and not as_json:
-            pieces = session.stream(video, question, progress=advance, **options)
+            pieces = session.stream(source, question, progress=advance, **options)
             for piece in pieces:
                 print(piece, end="", flush=True)
             print()
             answer = pieces.answer
             assert answer is not None  # set once the iteration ends without an error
         else:
-            answer = session.ask(video, question, progress=advance, **options)
+            answer = session.ask(source, question, progress=advance, **options)
     say_notes(answer.notes)
     report = {
         "video": str(video),
@@ -105,7 +118,7 @@ def ask(
 
 
 def summarize(
-    video: Annotated[Path, typer.Argument(help="A video file.")],
+    video: Annotated[str, typer.Argument(help="A video file or a URL.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Memory file to write.")],
     model: Model = None,
     frames: Frames = None,
@@ -113,10 +126,13 @@ def summarize(
     max_frames: MaxFrames = None,
     start: Start = None,
     end: End = None,
+    sampling: Sampling = None,
+    stored_shape: StoredShape = False,
     ratio: Ratio = None,
     compressor: Compressor = None,
     backend: Backend = "pyav",
     timeout: Timeout = 60.0,
+    allow_private: AllowPrivate = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -126,7 +142,7 @@ def summarize(
     from videoxl.session.sources import as_sources, is_memory, is_picture
     from videoxl.utils.timing import StageTimer, peak_memory
 
-    (source,) = as_sources(video)
+    (source,) = as_sources(local_file(video, allow_private))
     if is_memory(source):
         raise PromptError(f"{video} is a memory already; ask it with `videoxl ask`")
     if is_picture(source):
@@ -137,13 +153,16 @@ def summarize(
         raise PromptError(
             f"cannot write {output}: {'it is a folder' if output.is_dir() else 'its folder does not exist'}"
         )
-    choice: dict[str, Any] = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
+    choice: dict[str, Any] = {
+        "frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end, "sampling": sampling,
+        "stored_shape": stored_shape or None,
+    }  # fmt: skip
     _check_choice(choice)
     session = load(model, device, dtype, fp8)
     timer = StageTimer(session.model.device)
     with FrameProgress() as advance:
         memory = session.read(
-            video, **choice, ratio=ratio, compressor=compressor, backend=backend, timeout=timeout, progress=advance,
+            source, **choice, ratio=ratio, compressor=compressor, backend=backend, timeout=timeout, progress=advance,
             timer=timer,
         )  # fmt: skip
     say_notes([*memory.notes, *session.notes(memory)])

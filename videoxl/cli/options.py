@@ -13,6 +13,17 @@ Fps = Annotated[float | None, typer.Option(help="Frames per second, instead of -
 MaxFrames = Annotated[int | None, typer.Option(help="Never read more frames than this.")]
 Start = Annotated[float | None, typer.Option(help="Start of the part to read, in seconds.")]
 End = Annotated[float | None, typer.Option(help="End of the part to read, in seconds.")]
+AllowPrivate = Annotated[
+    bool, typer.Option("--allow-private", help="Fetch a URL also from this machine or a private network.")
+]
+Sampling = Annotated[
+    str | None,
+    typer.Option(help="uniform (default), or keyframes: the nearest keyframes, decoded much faster."),
+]
+StoredShape = Annotated[
+    bool,
+    typer.Option("--stored-shape", help="Keep non-square pixels as stored, as the published reader does."),
+]
 Ratio = Annotated[
     int | None,
     typer.Option(

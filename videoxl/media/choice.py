@@ -31,7 +31,11 @@ class FrameChoice:
         by_average_rate: with `fps`, frame `int(k * rate / fps)` instead, k up to the last whole moment, where `rate` is
             the file's average: the rule behind the published VNBench scores.
         max_frames: an upper bound; where more would be chosen, this number is taken uniformly.
-        start, end: interval in seconds, `end` excluded; None as `end`: to the end of the file.
+        start, end: interval in seconds, `end` excluded; None as `end`: to the end of the file. The frame that is on the
+            screen at `start` is part of it.
+        sampling: `uniform` (as above), or `keyframes`: for each of them the keyframe nearest in time, each once.
+        stored_shape: keep pixels that are not square as they are stored, as the published reader does; otherwise
+            frames are stretched to be shown.
     """
 
     num_frames: int | None = None

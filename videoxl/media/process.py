@@ -28,7 +28,9 @@ class DecoderProcess:
         # The child finds this package, and decoders of other packages, where this process does.
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *(path for path in sys.path if isinstance(path, str) and path)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        # One thread each: they decode and resize, and there is a process for every core.
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with this object)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _COMMAND, path],  # the path for those who look at the list of processes

@@ -121,9 +121,9 @@ class FrameStream:
 
 def probe_video(path: str) -> VideoInfo:
     """The content of a video file; see `index_video` for errors."""
-    from videoxl.media.index import index_video
+    from videoxl.media.index_cache import cached_index
 
-    return index_video(str(path)).info
+    return cached_index(str(path)).info
 
 
 def open_video(
@@ -152,13 +152,13 @@ def open_video(
     # PyAV is imported only when a file is opened: training on generated frames works without it.
     from videoxl.media.decode import decode_resized
     from videoxl.media.decoders import check_decoder
-    from videoxl.media.index import index_video
+    from videoxl.media.index_cache import cached_index
     from videoxl.media.workers import DecoderWorkers
 
     path = str(path)
     check_decoder(backend, decoder_scaler)
     if timeout is None:
-        index = index_video(path)
+        index = cached_index(path)
         indices = choice.indices(index.info)
         side, stored_shape = image_processor.side, choice.stored_shape
         frames = decode_resized(index, indices.tolist(), backend, side, decoder_scaler, stored_shape)

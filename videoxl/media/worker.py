@@ -21,7 +21,7 @@ from videoxl.media.choice import FrameChoice
 from videoxl.media.decode import decode_resized
 from videoxl.media.decoders import DECODERS
 from videoxl.media.decoders.pyav import PartReader
-from videoxl.media.index import index_video
+from videoxl.media.index_cache import cached_index
 from videoxl.media.info import VideoIndex, VideoInfo
 from videoxl.media.orientation import Orientation
 from videoxl.media.parts import Part, decoded_frames, plan_parts
@@ -67,7 +67,7 @@ class Worker:
         self.path = path
         if backend not in DECODERS.names():  # registered by the parent, in a module of its own
             DECODERS.register(backend, load_place(decoder))
-        self._index = index_video(path)
+        self._index = cached_index(path)
         info = self._index.info
         indices = FrameChoice(**choice).indices(info)
         parts = plan_parts(self._index, indices.tolist()) if backend == "pyav" and self._index.timed else []

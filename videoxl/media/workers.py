@@ -7,6 +7,7 @@ ahead of the one that is wanted next, so memory stays bounded.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ import numpy as np
 
 from videoxl.errors import VideoError, VideoTimeoutError
 from videoxl.media.choice import FrameChoice
+from videoxl.media.container import check_file
 from videoxl.media.decoders import DECODERS
 from videoxl.media.decoders.base import Frames
 from videoxl.media.process import DecoderProcess
@@ -25,6 +27,7 @@ from videoxl.utils.cores import available_cores
 from videoxl.utils.numbers import is_number
 from videoxl.utils.registry import place_of
 
+_WORTH_ALL = 1 << 26  # bytes of a file that is surely worth all processes
 _WORTH_A_PROCESS = 40e6  # pixels to decode; less takes no longer than to start a process
 PARTS_AHEAD = 10
 """Parts beyond one for each process that may be finished before they are wanted: two chunks."""
@@ -49,14 +52,16 @@ class DecoderWorkers:
         self._path, self._timeout = path, timeout
         self._lock = threading.Condition()
         self._closed = False
+        self._threads: list[threading.Thread] = []
         self._errors: dict[int, BaseException] = {}  # by part
         self._frames: dict[int, deque[tuple[int, np.ndarray]]] = {}  # by part
         self._done: set[int] = set()
         self._wanted_part = 0
         self._taken = 0
         most = available_cores() if most is None else most
-        # The second one starts while the first one reads the index.
-        self._processes = [DecoderProcess(path) for _ in range(min(most, 2) if backend == "pyav" else 1)]
+        # The others start while the first one reads the index: two, or all for a file that is worth it.
+        begin = min(most, most if _size(path) >= _WORTH_ALL else 2) if backend == "pyav" else 1
+        self._processes = [DecoderProcess(path) for _ in range(begin)]
         try:
             first = self._processes[0]
             first.request(do="index", path=path, choice=asdict(choice), backend=backend, decoder=_importable(backend))
@@ -97,9 +102,10 @@ class DecoderWorkers:
         self._taken = 1
         self._in_thread(self._receive_part, self._processes[0], 0)
 
-    @staticmethod
-    def _in_thread(work: Callable[..., object], *arguments) -> None:
-        threading.Thread(target=work, args=arguments, daemon=True).start()
+    def _in_thread(self, work: Callable[..., object], *arguments) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _take_parts(self, process: DecoderProcess) -> None:
         while True:
@@ -187,10 +193,17 @@ class DecoderWorkers:
             self._lock.notify_all()
         for process in self._processes:
             process.kill()
+        for thread in self._threads:  # each meets the end of its process
+            thread.join(_PATIENCE)
 
     def __del__(self):
         if hasattr(self, "_processes"):
             self.close()
+
+
+def _size(path: str) -> int:
+    check_file(path)
+    return os.stat(path).st_size
 
 
 def _importable(backend: str) -> str:

@@ -17,7 +17,7 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from videoxl.chat import SYSTEM_MESSAGE, PromptText, join_prompt_ids, question_prompt, text_ids
-from videoxl.compression.base import Compressor, get_compressor
+from videoxl.compression.base import Compressor
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import CheckpointError, ConfigError, DataError, PromptError, VideoError
 from videoxl.media.choice import FrameChoice
@@ -30,6 +30,7 @@ from videoxl.model.modality import visual_length
 from videoxl.model.modeling import LlavaQwenForCausalLM
 from videoxl.model.visual import Progress
 from videoxl.session.answer import Answer, FrameTime
+from videoxl.session.assemble import assemble_answer
 from videoxl.session.describe import notes_about
 from videoxl.session.devices import pick_device
 from videoxl.session.ratio import pick_ratio
@@ -52,7 +53,7 @@ from videoxl.session.sources import (
 )
 from videoxl.session.streaming import FirstToken, TextStream, seeded, stream_text
 from videoxl.utils.resources import bundled_model
-from videoxl.utils.timing import StageTimer, peak_memory
+from videoxl.utils.timing import StageTimer
 
 
 class VideoXL:
@@ -114,6 +115,8 @@ class VideoXL:
         max_frames: int | None = None,
         start: float | None = None,
         end: float | None = None,
+        sampling: str | None = None,
+        stored_shape: bool | None = None,
         choice: FrameChoice | None = None,
         ratio: int | None = None,
         compressor: str | Compressor | None = None,
@@ -129,7 +132,9 @@ class VideoXL:
         Args:
             video: a file, or a stream from `open_video`.
             frames: how many, evenly spaced over the interval (default 128). fps: how many per second instead, at most
-                `max_frames`. start, end: the interval in seconds. choice: all of these as one object instead.
+                `max_frames`. start, end: the interval in seconds. sampling: `uniform`, or `keyframes` (the nearest
+                ones, decoded much faster). stored_shape: keep pixels that are not square as they are. choice: all of
+                these as one object instead.
             ratio: visual tokens per cached position; None: the checkpoint's ratio if it has only one, else 8.
             compressor: `beacon` (None), `drop`, `mean`, `none`, or a registered one.
             backend: `pyav`, `decord`, `torchcodec`, or a registered one.
@@ -143,7 +148,7 @@ class VideoXL:
             VideoError: not a video, or no frame to choose. PlanError: a ratio that has no window plan.
             MemoryLimitError: frames do not fit. ConfigError: unknown compressor. PromptError: `choice` and its fields.
         """
-        given = {"frames": frames, "fps": fps, "max_frames": max_frames, "start": start, "end": end}
+        given = dict(zip(INTERVAL, (frames, fps, max_frames, start, end, sampling, stored_shape)))
         chosen = the_choice(choice, given)
         if not isinstance(video, FrameStream):
             found = as_sources(video)
@@ -356,7 +361,9 @@ class VideoXL:
                 **{**sampling, **generation},
             )
         text, new_tokens = self._cut(output, ids, inputs.visual_tokens)
-        return self._answer(text, new_tokens, inputs, timer)
+        lengths = [self._count_tokens([image], [kind]) for image, kind in zip(inputs.images, inputs.modalities)]
+        notes = self.notes(inputs.memory)
+        return assemble_answer(text, new_tokens, inputs, lengths, timer, self.model.device, notes)
 
     def _generate(self, prompt: Tensor, **options: Any) -> Tensor:
         output = self.model.generate(prompt, **options)
@@ -367,33 +374,6 @@ class VideoXL:
         placeholders = int((prompt[0] == IMAGE_TOKEN_INDEX).sum())
         new = output[0, prompt.shape[1] - placeholders + visual_tokens :]
         return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
-
-    def _answer(self, text: str, new_tokens: int, inputs: Inputs, timer: StageTimer) -> Answer:
-        memory = inputs.memory
-        ratios: tuple[int, ...] = ()
-        cached = sum(map(len, inputs.texts[:-1]))
-        method = inputs.method.get("compressor")
-        if memory is not None:
-            cached += memory.summary_length - len(inputs.texts[0])
-            ratios = tuple(memory.ratios)
-            method = memory.reader.compressor
-        elif inputs.images:
-            ratios = (inputs.method["ratio"],)
-        for image, kind in zip(inputs.images, inputs.modalities):
-            cached += self._count_tokens([image], [kind]) // (ratios[0] or 1)
-        return Answer(
-            text=text,
-            new_tokens=new_tokens,
-            prompt_tokens=sum(map(len, inputs.texts)),
-            visual_tokens=inputs.visual_tokens,
-            cached_positions=cached,
-            ratios=ratios,
-            compressor=get_compressor(method).name,
-            frames=inputs.frames,
-            seconds=dict(timer.seconds),
-            peak_memory_bytes=peak_memory(self.model.device),
-            notes=(*inputs.notes, *self.notes(memory)),
-        )
 
     def notes(self, memory: VideoMemory | None = None) -> list[str]:
         """Notes for the user of this model (and of a memory): its purpose, and positions beyond its training."""

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, GenerationMixin
 from videoxl.cache.memory_file import is_memory_file
 from videoxl.errors import PromptError, VideoError
 from videoxl.media.choice import FrameChoice
+from videoxl.media.fetch import fetch_video, is_url
 from videoxl.media.pictures import is_picture_file
 from videoxl.media.stream import FrameStream
 from videoxl.model.memory import VideoMemory
@@ -25,21 +26,24 @@ from videoxl.session.answer import FrameTime
 from videoxl.utils.numbers import is_number, is_whole_number
 
 # Options of `VideoXL.read` that `ask` and its kin take too.
-INTERVAL = ("frames", "fps", "max_frames", "start", "end")
+INTERVAL = ("frames", "fps", "max_frames", "start", "end", "sampling", "stored_shape")
 CHOICE = (*INTERVAL, "choice")
 READING = (*CHOICE, "ratio", "compressor", "backend", "timeout", "progress")
 DEFAULT_FRAMES = 128
 
 
-def as_sources(source: Any) -> list[Any]:
+def as_sources(source: Any, fetch: Callable[[str], Path] = fetch_video) -> list[Any]:
     """One source or several as a list; each is a `VideoMemory`, a picture, or the path of a file.
+
+    Args:
+        fetch: how a URL becomes a file.
 
     Raises:
         VideoError: the file does not exist or is a folder. PromptError: a type that is not supported, or a memory
             after the first source.
     """
     several = list(source) if isinstance(source, (list, tuple)) else [] if source is None else [source]
-    found = [_checked(each) for each in several]
+    found = [_checked(fetch(each) if is_url(each) else each) for each in several]
     late = [each for each in found[1:] if is_memory(each)]
     if late:
         raise PromptError(
@@ -167,10 +171,14 @@ def frame_choice(
     max_frames: int | None = None,
     start: float | None = None,
     end: float | None = None,
+    sampling: str | None = None,
+    stored_shape: bool | None = None,
 ) -> FrameChoice | None:
     """The requested frames; None if no option is set."""
-    if (frames, fps, max_frames, start, end) == (None,) * 5:
+    if all(each is None for each in (frames, fps, max_frames, start, end, sampling, stored_shape)):
         return None
     if frames is None and fps is None:
         frames = DEFAULT_FRAMES
-    return FrameChoice(frames, fps, max_frames, start or 0.0, end)
+    return FrameChoice(
+        frames, fps, max_frames, start or 0.0, end, sampling=sampling or "uniform", stored_shape=bool(stored_shape)
+    )

@@ -32,7 +32,8 @@ def project(x: Tensor, ordinary: nn.Module, beacon: nn.Module | None, window: Ro
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a call of the module is a product with its weight and nothing else (no adapter, no hook, not sharded)."""
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not hooked
+    # The weight is named last: where DeepSpeed hooks a module, to name it would gather it, in this process alone.
+    return not hooked and type(module) is nn.Linear and type(module.weight) is nn.Parameter
 
 
 def _linear_into(output: Tensor, x: Tensor, linear: nn.Linear) -> None:

@@ -39,7 +39,8 @@ class RgbConverter:
             src_colorspace=matrix,
             dst_colorspace=matrix,
             src_color_range=_FULL if full else _LIMITED,
-            dst_color_range=_FULL,
+            # RGB has no limited range here; but where nothing differs, PyAV 15 passes neither matrix nor range on.
+            dst_color_range=_LIMITED if full else _FULL,
             **options,
         )
         return converted.to_ndarray()

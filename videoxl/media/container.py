@@ -53,7 +53,8 @@ def open_container(path: str | Path):
     allowed = {name for name in av.formats_available if not _REFERENCES & set(name.split(","))}
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(allowed))}
     try:
-        return av.open(f"file:{path}", options=options)
+        # For the container alone: as options of streams too, PyAV 15 reads past their array where streams appear late.
+        return av.open(f"file:{path}", container_options=options)
     except UnicodeError as error:
         raise VideoError(f"{path} cannot be opened as a video: its metadata or name is not readable text") from error
     except (av.error.FFmpegError, ValueError, OSError) as error:

@@ -162,7 +162,7 @@ def write_streams(path, streams):
             stream = container.add_stream(codec, rate=25)
             stream.width, stream.height = size
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            stream.disposition = int(disposition)  # PyAV 15 takes no other kind
+            stream.disposition = disposition.value  # PyAV 15 takes nothing but a number
             made.append((stream, size, first, codec))
         for stream, size, first, codec in made:
             for number in range(1 if codec == "mjpeg" else 10):

@@ -91,7 +91,7 @@ def test_a_greedy_answer_is_begun_ahead_and_comes_out_the_same(tiny, rows):
             computed.append(len(ran))
     # A step for the first token and for each after one that was not expected, one ahead of each until three missed.
     assert computed == [2, 3, 4, 6, 7, 9, 10, 11]
-    assert step._begun is None and not hasattr(decode_graph._ahead, "misses")
+    assert step._begun is None and not hasattr(decode_graph._speculation, "misses")
     position = torch.tensor([[plain.get_query_offset()]])
     step(ids, position, stepped)
     assert len(ran) == computed[-1] + 1  # not ahead any more
@@ -142,7 +142,7 @@ def test_another_thread_is_not_made_to_run_ahead(tiny):
     def take_over():
         with torch.no_grad():
             step(ids, torch.tensor([[other.get_query_offset()]]), other)
-        seen.append((step._begun, hasattr(decode_graph._ahead, "misses")))
+        seen.append((step._begun, hasattr(decode_graph._speculation, "misses")))
 
     seen = []
     with torch.no_grad(), speculate(model):
@@ -153,7 +153,7 @@ def test_another_thread_is_not_made_to_run_ahead(tiny):
         thread.join()
         with speculate(model):  # one answer inside another's loop
             pass
-        assert decode_graph._ahead.misses == 0
+        assert decode_graph._speculation.misses == 0
     assert seen == [(None, False)]
 
 

@@ -170,7 +170,9 @@ def open_video(
     wanted = choice.num_frames or 0
     if choice.max_frames is not None:
         wanted = min(wanted, choice.max_frames)
-    if wanted > len(indices):
+    if choice.sampling == "keyframes":
+        notes.append(f"{len(indices)} keyframes of {path} are read, the nearest to the frames that were asked for")
+    elif wanted > len(indices):
         notes.append(f"{path} has {len(indices)} frames where {wanted} were asked for; all of them are used")
     for note in notes:
         warnings.warn(note, VideoWarning, stacklevel=2)

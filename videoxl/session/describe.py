@@ -99,7 +99,7 @@ def describe_video(path: Path) -> dict:
         "size": f"{info.width} x {info.height}",
         "rotation": info.rotation,
         "codec": info.codec,
-        "keyframe_seconds": None if info.keyframe_seconds is None else round(info.keyframe_seconds, 2),
+        **({} if info.keyframe_seconds is None else {"keyframe_seconds": round(info.keyframe_seconds, 2)}),
         "decoder": "pyav, in parts" if info.keyframes is not None else "pyav, from the start",
         **({"odd": "; ".join(info.oddities)} if info.oddities else {}),
         **({"damage": info.damage} if info.damage else {}),

@@ -99,6 +99,7 @@ def test_times_are_repaired():
     in_order = [0.0, 0.04, 0.08, 0.12]
     assert repair_times([1.04, 1.0, 1.12, 1.08], step).tolist() == pytest.approx(in_order)
     assert repair_times([5.0, 5.04, 1.0, 1.04], step).tolist() == pytest.approx(in_order)
+    assert repair_times([0.0, 0.5, 0.0, 0.5], 0.02).tolist() == pytest.approx([0.0, 0.5, 0.52, 1.02])
     assert repair_times([0.0, None, 0.08, None], step).tolist() == pytest.approx(in_order)
     assert repair_times([0.0, 100.0], step).tolist() == [0.0, 100.0]
     assert repair_times([0.0, 100.0], step, may_jump=True).tolist() == pytest.approx([0.0, 0.04])
@@ -433,6 +434,55 @@ def test_ffprobe_counts_and_times_the_same_frames(tmp_path, suffix):
     said = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout.split()
     seconds = np.array([float(line.strip(",")) for line in said])
     np.testing.assert_allclose(probe_video(path).timestamps, seconds - seconds[0], atol=2e-3)
+
+
+def test_a_part_of_one_long_group_gives_its_first_frames_at_once(tmp_path, monkeypatch):
+    """A film with one keyframe is one part: its frames must not be held until the last one is decoded."""
+    path = write_video(tmp_path / "a.mp4", 200, gop=1000, encoder_options={"sc_threshold": "0"})
+    index, decoded = index_video(path), []
+    original = RgbConverter.__call__
+    monkeypatch.setattr(
+        RgbConverter, "__call__", lambda self, frame, size: decoded.append(1) or original(self, frame, size)
+    )
+    frames = PyAVDecoder().frames(index, list(range(200)))
+    assert next(frames)[0] == 0 and len(decoded) == 1
+    frames.close()
+    monkeypatch.setattr("videoxl.media.workers.FRAMES_AHEAD", 4)
+    stream = open_video(path, PROCESSOR, FrameChoice(num_frames=200), timeout=30, chunk=1, workers=2)
+    assert [read_number(chunk.frames[0]) for chunk in stream] == list(range(200))
+
+
+def test_frames_that_are_no_keyframes_are_decoded_from_further_back(tmp_path):
+    source = write_video(tmp_path / "a.mkv", 60, gop=20, encoder_options={"bf": "0", "sc_threshold": "0"})
+    index = index_video(source)
+    wrong = np.sort(np.append(index.keyframes, index.pts[[31, 33]]))  # marked as keyframes, and none
+    index.keyframes = wrong
+    assert [number for number, _ in PyAVDecoder().frames(index, [25, 32, 34, 50])] == [25, 32, 34, 50]
+
+
+def test_the_published_rule_of_a_rate_is_kept_for_slow_files():
+    for total, rate, fps in ((50, 0.5, 1.0), (50, 0.7, 1.0), (50, 1.0, 1.0), (10, 0.3, 2.0), (300, 25.0, 1.0)):
+        info = VideoInfo("x", np.arange(total) / rate, 4, 4, rate, "h264")
+        moments = np.arange(max(1, int(total / rate * fps)))
+        chosen = FrameChoice(fps=fps, by_average_rate=True).indices(info)
+        assert chosen.tolist() == np.unique((moments * rate / fps).astype(int)).tolist()
+
+
+def test_what_comes_before_the_first_keyframe_is_said_to_be_lost(tmp_path):
+    source = write_video(tmp_path / "a.ts", 60, gop=20, encoder_options={"bf": "0", "sc_threshold": "0"})
+    data = source.read_bytes()
+    path = tmp_path / "b.ts"
+    path.write_bytes(data[: 188 * 3] + data[188 * (len(data) // 188 // 5) :])
+    info = probe_video(path)
+    frames, times = decode(path)
+    assert len(frames) == info.num_frames < 60 and times[0] == 0
+    assert any("before the first keyframe" in odd for odd in info.oddities)
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5])
+def test_a_number_of_workers_that_cannot_be_is_named(workers):
+    with pytest.raises(VideoError, match=f"workers is {workers}; it must be a whole number of at least 1"):
+        open_video(SAMPLE, PROCESSOR, FrameChoice(num_frames=3), timeout=30, workers=workers)
 
 
 # -- the index of before ----------------------------------------------------------------------------------------------

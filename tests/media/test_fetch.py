@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -47,6 +49,11 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         end = type(self).break_after or len(FILM)
         type(self).break_after = None
+        if "drip" in self.path:
+            with contextlib.suppress(OSError):
+                for at in range(100):
+                    self.wfile.write(FILM[at : at + 1])
+                    time.sleep(0.1)
         self.wfile.write(FILM[begin:end])
 
     def log_message(self, *_):
@@ -78,6 +85,26 @@ def test_what_broke_off_goes_on(url):
         fetch_video(f"{url}/film.mp4", None, HERE)
     assert fetch_video(f"{url}/film.mp4", None, HERE).read_bytes() == FILM
     assert Server.log[-1][1]["Range"] == "bytes=100000-"
+
+
+def test_several_at_once_do_not_mix_their_bytes(url):
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fetch_video(f"{url}/chunked.mp4", None, HERE))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {path.read_bytes() for path in found} == {FILM} and len(found) == 4
+
+
+def test_a_server_that_drips_meets_the_time_limit(url):
+    limits = FetchLimits(allow_private=True, seconds=1, silence=5)
+    started = time.monotonic()
+    with pytest.raises(VideoError, match="not here after 1 s"):
+        fetch_video(f"{url}/drip.mp4", None, limits)
+    assert time.monotonic() - started < 5
 
 
 def test_redirects_are_followed_but_only_to_http(url):

@@ -114,11 +114,13 @@ class FrameChoice:
         return inside[shown]
 
     def _by_average_rate(self, info: VideoInfo, inside: np.ndarray) -> np.ndarray:
-        fps = self.fps or 1.0
-        if fps >= info.fps:  # every frame is some moment's
+        fps, rate = self.fps or 1.0, info.fps
+        if not rate:  # one frame, without a length
             return inside
-        numbers = np.arange(max(1, int(info.num_frames / info.fps * fps)))
-        return np.intersect1d((numbers * info.fps / fps).astype(np.int64), inside)
+        moments = max(1, int(info.num_frames / rate * fps))
+        if fps >= rate:  # each frame up to the last moment's; a late time would make billions of moments
+            return inside[inside <= int((moments - 1) * rate / fps)]
+        return np.intersect1d((np.arange(moments) * rate / fps).astype(np.int64), inside)
 
 
 _ROUNDING = 5e-4  # seconds; half a millisecond forgives rounding of container clocks

@@ -88,7 +88,7 @@ def pick_stream(container, path: str | Path):
     if not known:
         raise VideoError(f"{path}: no decoder for its video codec; convert it, for example to H.264")
     defaults = [stream for stream in known if stream.disposition & Disposition.default]
-    stream = max(defaults if len(defaults) == 1 else known, key=lambda each: each.width * each.height)
+    stream = max(defaults or known, key=lambda each: each.width * each.height)
     if stream.width * stream.height > MAX_PIXELS:
         raise VideoError(
             f"{path} has frames of {stream.width} x {stream.height} pixels; at most {MAX_PIXELS:,} are decoded. "

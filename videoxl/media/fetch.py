@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -17,7 +19,7 @@ from videoxl.errors import VideoError
 from videoxl.media.public_network import opener
 from videoxl.utils.digest import digest, digest_file
 from videoxl.utils.files import write_json
-from videoxl.utils.user_cache import cache_folder, keep_newest
+from videoxl.utils.user_cache import cache_folder, keep_newest, mark_used
 from videoxl.version import __version__
 
 MOST_KEPT = 32
@@ -65,9 +67,11 @@ def fetch_video(url: str, progress: Progress | None = None, limits: FetchLimits 
         raise VideoError(f"{shown(url)} is not a URL of a video: it needs a host, and no name or password in it")
     key = digest(url, digits=32)
     note, part = folder / f"{key}.json", folder / f"{key}.part"
-    known = _read_note(note)
+    known: dict = {}
     try:
-        name = _fetch(url, folder, part, known, progress, limits)
+        with _alone(folder / f"{key}.lock", limits, url):
+            known = _read_note(note)
+            name = _fetch(url, folder, part, known, progress, limits)
     except HTTPError as error:
         if error.code == 304:
             name = known["file"]
@@ -83,9 +87,25 @@ def fetch_video(url: str, progress: Progress | None = None, limits: FetchLimits 
             f"{shown(url)} cannot be fetched: {reason}. What is here is kept; ask again to go on"
         ) from error
     path = folder / name
-    path.touch()
+    mark_used(path)
     keep_newest(folder, "*.video.*", MOST_KEPT)
     return path
+
+
+@contextmanager
+def _alone(lock: Path, limits: FetchLimits, url: str) -> Iterator[None]:
+    """One process at a time: two that write one file would mix it up."""
+    deadline = time.monotonic() + limits.seconds
+    with open(lock, "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise VideoError(f"{shown(url)} is being fetched by another process; ask again later") from None
+                time.sleep(0.2)
+        yield
 
 
 def _fetch(url: str, folder: Path, part: Path, known: dict, progress: Progress | None, limits: FetchLimits) -> str:
@@ -123,7 +143,7 @@ def _fetch(url: str, folder: Path, part: Path, known: dict, progress: Progress |
 def _copy(response, part: Path, begun: int, total: int | None, progress, limits: FetchLimits, deadline, url) -> None:
     here = begun
     with open(part, "ab" if begun else "wb") as file:
-        while block := response.read(_BLOCK):
+        while block := response.read1(_BLOCK):  # whatever has come: the time is looked at between
             here += len(block)
             if here > limits.most_bytes:
                 raise VideoError(_too_large(url, here, limits))

@@ -55,7 +55,8 @@ def index_video(path: str | Path) -> VideoIndex:
         # AVI stores no presentation times: FFmpeg guesses some, wrong ones where frames are reordered.
         reason = "the container stores no times" if container.format.name == "avi" else None
         reason = reason or is_seekable(packets.pts, packets.dts, 1 / base, may_jump)
-        reorders = bool(stream.codec_context.has_b_frames)
+        times = [time for time in packets.pts if time is not None]
+        reorders = bool(stream.codec_context.has_b_frames) or times != sorted(times)
         aspect = float(stream.sample_aspect_ratio or 1) or 1.0
         damage = _damage(container, stream, packets)
     first, shown = _probe(path, packets, reorders and reason is None)
@@ -64,16 +65,18 @@ def index_video(path: str | Path) -> VideoIndex:
     if reason is None and shown != sorted(shown):
         reason = "times are not in the order of the frames"
     if reason is None:
-        # What comes before the first frame that can be decoded refers to frames that are not in the file.
-        pts = np.array(sorted(time for time in packets.pts if time is not None and time >= shown[0]), dtype=np.int64)
-        keyframes = np.array(sorted({time for time in packets.keyframes if time >= shown[0]}), dtype=np.int64)
+        # What comes before both the first keyframe and the first decoded frame refers to frames that are not here.
+        begin = min([shown[0], *packets.keyframes[:1]])
+        pts = np.array(sorted(time for time in packets.pts if time is not None and time >= begin), dtype=np.int64)
+        keyframes = np.array(sorted({time for time in packets.keyframes if time >= begin}), dtype=np.int64)
+        lost = len(packets.pts) - len(pts)
         if not len(keyframes) or keyframes[0] > pts[0]:
             keyframes = np.concatenate([pts[:1], keyframes])
         timestamps = (pts - pts[0]) * base
         last = packets.last[1] * base if packets.last[1] > 0 else None
     else:
         timestamps = repair_times(_decoded_times(path, base), 1 / guessed, may_jump)
-        pts, keyframes, last = np.arange(len(timestamps)), np.zeros(1, dtype=np.int64), None
+        pts, keyframes, last, lost = np.arange(len(timestamps)), np.zeros(1, dtype=np.int64), None, 0
     if not rate and len(pts) > 1 and timestamps[-1] > 0:
         rate = (len(pts) - 1) / float(timestamps[-1])
     orientation = frame_orientation(first)
@@ -91,15 +94,17 @@ def index_video(path: str | Path) -> VideoIndex:
         last_frame=last,
         keyframes=np.searchsorted(pts, keyframes) if reason is None else None,
         damage=damage or cut_box(path),
-        oddities=_oddities(reason, orientation.mirrored, aspect),
+        oddities=_oddities(reason, orientation.mirrored, aspect, lost),
     )
     return VideoIndex(info, reason is None, pts, keyframes)
 
 
-def _oddities(reason: str | None, mirrored: bool, aspect: float) -> tuple[str, ...]:
+def _oddities(reason: str | None, mirrored: bool, aspect: float, lost: int) -> tuple[str, ...]:
     found = []
     if reason is not None:
         found.append(f"{reason}: frames are counted from the start, so the file is decoded whole")
+    if lost:
+        found.append(f"{lost} frame(s) before the first keyframe cannot be decoded")
     if mirrored:
         found.append("frames are mirrored to be shown")
     if aspect != 1:

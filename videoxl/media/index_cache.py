@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,8 +12,9 @@ import numpy as np
 from videoxl.media.container import check_file
 from videoxl.media.index import index_video
 from videoxl.media.info import VideoIndex, VideoInfo
+from videoxl.utils.digest import digest
 from videoxl.utils.files import whole_file
-from videoxl.utils.user_cache import cache_folder, keep_newest
+from videoxl.utils.user_cache import cache_folder, keep_newest, mark_used
 
 VERSION = 1  # of what an index says; a change of `index_video` must raise it
 SMALLEST = 1 << 22  # bytes; a smaller file is indexed about as fast as its index is read
@@ -43,12 +42,11 @@ def cached_index(path: str | Path) -> VideoIndex:
 
 def _key(path: str | Path) -> str:
     status = Path(path).stat()
-    digest = hashlib.sha256(f"{VERSION} {av.__version__} {status.st_size} {status.st_mtime_ns}".encode())
     with open(path, "rb") as file:
-        digest.update(file.read(_LOOKED_AT))
+        head = file.read(_LOOKED_AT)
         file.seek(max(0, status.st_size - _LOOKED_AT))
-        digest.update(file.read(_LOOKED_AT))
-    return digest.hexdigest()[:40]
+        tail = file.read(_LOOKED_AT)
+    return digest(f"{VERSION} {av.__version__} {status.st_size} {status.st_mtime_ns}", head, tail, digits=40)
 
 
 def _read(entry: Path, path: str) -> VideoIndex | None:
@@ -58,9 +56,9 @@ def _read(entry: Path, path: str) -> VideoIndex | None:
             arrays = {name: stored[name] for name in _ARRAYS if name in stored}
             plain |= {"path": path, "oddities": tuple(plain["oddities"])}
             index = VideoIndex(VideoInfo(**plain, **arrays), bool(stored["timed"]), stored["pts"], stored["key_pts"])
-        entry.touch()
+        mark_used(entry)
         return index if len(index.pts) == index.info.num_frames > 0 else None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # absent, or damaged
+    except Exception:  # absent, or damaged in whatever way: it is made again
         return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 LARGEST_JUMP = 10.0  # seconds; FFmpeg's own limit for formats whose times may be discontinuous
-_JITTER = 1.0  # seconds; a smaller step back is a frame out of order, a larger one a new beginning
+_REORDERED = 16  # frames; codecs reorder no more, so a larger step back is a new beginning
 
 
 def repair_times(times: Sequence[float | None], frame_seconds: float, may_jump: bool = False) -> np.ndarray:
@@ -29,7 +29,9 @@ def repair_times(times: Sequence[float | None], frame_seconds: float, may_jump: 
     for time in times:
         if time is None:
             time = 0.0 if latest is None else latest + frame_seconds
-        elif latest is not None and (time < latest - _JITTER or (may_jump and time > latest + LARGEST_JUMP)):
+        elif latest is not None and (
+            time < latest - _REORDERED * frame_seconds or (may_jump and time > latest + LARGEST_JUMP)
+        ):
             runs.append([])
             latest = None
         runs[-1].append(time)

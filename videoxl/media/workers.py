@@ -21,18 +21,17 @@ from videoxl.media.choice import FrameChoice
 from videoxl.media.container import check_file
 from videoxl.media.decoders import DECODERS
 from videoxl.media.decoders.base import Frames
+from videoxl.media.parts import MOST_FRAMES
 from videoxl.media.process import DecoderProcess
 from videoxl.media.worker import read_info
 from videoxl.utils.cores import available_cores
-from videoxl.utils.numbers import is_number
+from videoxl.utils.numbers import is_number, is_whole_number
 from videoxl.utils.registry import place_of
 
 _WORTH_ALL = 1 << 26  # bytes of a file that is surely worth all processes
 _WORTH_A_PROCESS = 40e6  # pixels to decode; less takes no longer than to start a process
-PARTS_AHEAD = 10
-"""Parts beyond one for each process that may be finished before they are wanted: two chunks."""
 FRAMES_AHEAD = 80
-"""Frames that a single process may be ahead where there are no parts: 27 MB at 336 pixels."""
+"""Frames that may wait to be read, beyond a part for each process: two chunks, 27 MB at 336 pixels."""
 _PATIENCE = 0.1  # seconds between looks at whether somebody closed the stream
 
 
@@ -57,8 +56,11 @@ class DecoderWorkers:
         self._frames: dict[int, deque[tuple[int, np.ndarray]]] = {}  # by part
         self._done: set[int] = set()
         self._wanted_part = 0
+        self._waiting = 0  # frames, of all parts
         self._taken = 0
         most = available_cores() if most is None else most
+        if not is_whole_number(most) or most < 1:
+            raise VideoError(f"workers is {most!r}; it must be a whole number of at least 1, or None")
         # The others start while the first one reads the index: two, or all for a file that is worth it.
         begin = min(most, most if _size(path) >= _WORTH_ALL else 2) if backend == "pyav" else 1
         self._processes = [DecoderProcess(path) for _ in range(begin)]
@@ -122,7 +124,13 @@ class DecoderWorkers:
         process.kill()
 
     def _is_far_ahead(self) -> bool:
-        return self._taken >= self._wanted_part + len(self._processes) + PARTS_AHEAD
+        return self._taken >= self._wanted_part + len(self._processes) and self._waiting >= FRAMES_AHEAD
+
+    def _is_full(self, number: int) -> bool:
+        """Whether a part must wait; the one that is wanted does so for its own frames alone."""
+        if number == self._wanted_part:
+            return len(self._frames.get(number, ())) >= FRAMES_AHEAD
+        return self._waiting >= FRAMES_AHEAD + MOST_FRAMES * len(self._processes)
 
     def _receive_part(self, process: DecoderProcess, number: int) -> bool:
         """Collect the frames of a part. An error is kept for whoever reads up to it; False then."""
@@ -145,10 +153,10 @@ class DecoderWorkers:
                     return
                 side = header["side"]
                 frame = np.frombuffer(payload, dtype=np.uint8).reshape(side, side, 3)
-                held = self._frames.setdefault(number, deque())
-                held.append((header["number"], frame))
+                self._frames.setdefault(number, deque()).append((header["number"], frame))
+                self._waiting += 1
                 self._lock.notify_all()
-                while len(held) >= FRAMES_AHEAD and not self._closed:
+                while self._is_full(number) and not self._closed:
                     self._lock.wait()
 
     def frames(self) -> Frames:
@@ -171,6 +179,7 @@ class DecoderWorkers:
                 held = self._frames.get(number)
                 if held:
                     frame = held.popleft()
+                    self._waiting -= 1
                     self._lock.notify_all()
                     return frame
                 if number in self._done:

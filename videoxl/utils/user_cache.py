@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 
@@ -17,10 +18,15 @@ def cache_folder(name: str) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
+def mark_used(path: Path) -> None:
+    """Note that a file was used now; the time of its last change stays."""
+    os.utime(path, (time.time(), path.stat().st_mtime))
+
+
 def keep_newest(folder: Path, pattern: str, most: int) -> None:
     """Delete the files that were used longest ago, beyond `most`. Other processes may do the same meanwhile."""
     try:
-        by_age = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+        by_age = sorted(folder.glob(pattern), key=lambda path: path.stat().st_atime)
     except OSError:
         return
     for path in by_age[: max(0, len(by_age) - most)]:

@@ -46,6 +46,7 @@ class PartReader:
         self._rgb = RgbConverter()
         self._container: Any = None
         self._stream: Any = None
+        self._second: PartReader | None = None
 
     def __enter__(self) -> PartReader:
         return self
@@ -57,14 +58,32 @@ class PartReader:
         if self._container is not None:
             self._container.close()
             self._container = None
+        if self._second is not None:
+            self._second.close()
+            self._second = None
 
     def read(self, part: Part) -> Iterator[tuple[int, np.ndarray]]:
         """(frame number, uint8 [H, W, 3]) of the frames that can be decoded, ascending."""
-        found = dict(self._decode(part.pts, part.keyframes))
+        expected = 0
+        for place, frame in self._decode(part.pts, part.keyframes):
+            yield from self._again(part, expected, place)
+            yield part.numbers[place], frame
+            expected = place + 1
+        yield from self._again(part, expected, len(part.pts))
+
+    def _again(self, part: Part, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Frames that did not come: a file may mark frames as keyframes that are none, so decoding begins further back.
+
+        By a decoder of its own, since the first one may be in the middle of a part.
+        """
+        if start == stop or not part.earlier:
+            return
+        if self._second is None:
+            self._second = PartReader(self._path, self._orientation, self._scaler_side, self._then)
+        found: dict[int, np.ndarray] = {}
         for keyframe in part.earlier:
-            # A file may mark frames as keyframes that are none: then decoding must begin further back.
-            missing = [place for place in range(len(part.pts)) if place not in found]
-            again = self._decode([part.pts[place] for place in missing], [keyframe] * len(missing))
+            missing = [place for place in range(start, stop) if place not in found]
+            again = self._second._decode([part.pts[place] for place in missing], [keyframe] * len(missing))
             found |= {missing[place]: frame for place, frame in again}
         yield from ((part.numbers[place], found[place]) for place in sorted(found))
 

@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         given.rounds,
         not given.no_warm_up,
         given.video,
+        given.backend,
+        given.sampling,
     )
     product = matrix_product_rate(device, dtype)
     for name in parts:
@@ -102,6 +104,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="measured runs; their median counts (default 3)")
     parser.add_argument("--no-warm-up", action="store_true", help="count the first run too")
     parser.add_argument("--video", type=Path, help="video for the part pipeline (default: a generated one)")
+    parser.add_argument("--backend", default="pyav", help="decoder for the part pipeline (default: pyav)")
+    parser.add_argument("--sampling", default="uniform", help="uniform or keyframes, for the part pipeline")
     parser.add_argument("--output", type=Path, help="JSON file to merge the results into")
     given = parser.parse_args(arguments)
     for name, value in (

@@ -53,6 +53,8 @@ class Bench:
     rounds: int = 3
     warm_up: bool = True
     video: Path | None = None
+    backend: str = "pyav"
+    sampling: str = "uniform"
     _memories: dict[int, VideoMemory] = field(default_factory=dict)
 
     def __post_init__(self):

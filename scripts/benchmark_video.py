@@ -2,10 +2,10 @@
 
     python scripts/benchmark_video.py                     a 20-minute 480p H.264 file is made first (once)
     python scripts/benchmark_video.py --seconds 3600 --size 1920 1080 --scenes 40 --gop 120 --frames 2048 256
-    python scripts/benchmark_video.py --video FILM.mp4 --who here keyframes before decord torchcodec pyav --before DIR
+    python scripts/benchmark_video.py --video FILM.mp4 --who here keyframes nvdec auto before decord torchcodec pyav --before DIR
 
 `here` decodes with `open_video` as `videoxl ask` does: resized frames in bounded chunks; `keyframes` the same with the
-nearest keyframes; `before` the code of another checkout. The peers return frames in full size: decord all at once, as
+nearest keyframes; `nvdec` and `auto` with these backends, on a GPU; `before` the code of another checkout. The peers return frames in full size: decord all at once, as
 the published code calls it (`get_batch`), torchcodec and PyAV one by one. A peer that is not installed is left out.
 """
 
@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, os.environ.get("VIDEOXL_CHECKOUT", str(ROOT)))  # `before` finds another checkout
 
 FPS = 30
+SIZE = (854, 480)
 PEERS = {"decord": "decord", "torchcodec": "torchcodec", "torchcodec-approximate": "torchcodec", "pyav": "av"}
 
 
@@ -40,7 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", type=Path, help="a file of your own")
     parser.add_argument("--seconds", type=int, default=1200, help="length of the generated file")
-    parser.add_argument("--size", type=int, nargs=2, default=(854, 480), metavar=("WIDTH", "HEIGHT"), help="its frames")
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"), help="its frames")
     parser.add_argument("--scenes", type=int, default=120, help="seconds that are encoded; the file repeats them")
     parser.add_argument("--gop", type=int, default=250, help="most frames from one keyframe to the next")
     parser.add_argument("--codec", default="libx264", help="encoder of the generated file")
@@ -54,7 +55,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.child:
         return child(given.child[0], given.video, int(given.child[1]), given.workers)
-    video = given.video or made(given)
+    video = given.video or made(given.seconds, tuple(given.size), given.codec, given.scenes, given.gop)
     who = [name for name in given.who if name not in PEERS or importlib.util.find_spec(PEERS[name])]
     for name in sorted({*given.who} - {*who}):
         print(f"{PEERS[name]} is not installed: nothing to compare with (pip install {PEERS[name]})", file=sys.stderr)
@@ -96,7 +97,7 @@ def child(name: str, video: Path, frames: int, workers: int | None) -> int:
     and of decoder processes, above the level after the imports.
     """
     peak = Peak()
-    reader = _chunks if name in ("here", "before", "keyframes") else _peer
+    reader = _peer if name in PEERS else _chunks
     prepared = reader(name, str(video), frames, workers)
     next(prepared)  # the imports
     peak.start()
@@ -116,9 +117,14 @@ def _chunks(name: str, video: str, frames: int, workers: int | None) -> Iterator
     from videoxl.media.pixels import VideoXLImageProcessor
     from videoxl.media.stream import open_video
 
-    yield 0
     options = {"sampling": "keyframes"} if name == "keyframes" else {}
     more = {"workers": workers} if workers and name != "before" else {}
+    if name in ("nvdec", "auto"):
+        import torch
+
+        torch.zeros(1, device="cuda")  # a model is there already
+        more["backend"] = name
+    yield 0
     choice = FrameChoice(num_frames=frames, **options)
     with open_video(video, VideoXLImageProcessor(), choice, timeout=120, **more) as stream:
         for chunk in stream:
@@ -185,16 +191,15 @@ class Peak:
         return total / 2**20
 
 
-def made(given: argparse.Namespace) -> Path:
+def made(seconds: int, size: tuple[int, int] = SIZE, codec: str = "libx264", scenes: int = 120, gop: int = 250) -> Path:
     """A file of this length in the temporary folder, kept there: a few scenes, over and over."""
-    width, height = given.size
-    kind = f"{given.codec}-{given.seconds}s-{width}x{height}-{given.scenes}s-{given.gop}"
+    kind = f"{codec}-{seconds}s-{size[0]}x{size[1]}-{scenes}s-{gop}"
     path = Path(tempfile.gettempdir()) / f"videoxl-benchmark-{kind}.mp4"
     if not path.is_file():
         draft, part = path.with_suffix(".part.mp4"), path.with_suffix(".scenes.mp4")
-        scenes = min(given.seconds, given.scenes)
-        encode(part, scenes, (width, height), given.codec, given.gop)
-        repeat(part, draft, given.seconds, scenes)
+        scenes = min(seconds, scenes)
+        encode(part, scenes, size, codec, gop)
+        repeat(part, draft, seconds, scenes)
         part.unlink()
         draft.replace(path)
     return path

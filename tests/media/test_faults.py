@@ -447,7 +447,7 @@ def test_a_part_of_one_long_group_gives_its_first_frames_at_once(tmp_path, monke
     frames = PyAVDecoder().frames(index, list(range(200)))
     assert next(frames)[0] == 0 and len(decoded) == 1
     frames.close()
-    monkeypatch.setattr("videoxl.media.workers.FRAMES_AHEAD", 4)
+    monkeypatch.setattr("videoxl.media.part_queue.FRAMES_AHEAD", 4)
     stream = open_video(path, PROCESSOR, FrameChoice(num_frames=200), timeout=30, chunk=1, workers=2)
     assert [read_number(chunk.frames[0]) for chunk in stream] == list(range(200))
 
@@ -528,3 +528,12 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
     monkeypatch.setenv("VIDEOXL_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr("videoxl.media.index_cache.SMALLEST", 0)
     assert cached_index(SAMPLE).info.num_frames > 100
+
+
+def test_a_matroska_file_that_begins_late_is_not_called_cut(tmp_path):
+    path = write_video(tmp_path / "late.mkv", 30, times=np.arange(30) / 10 + 3)
+    info = probe_video(path)
+    assert info.damage is None
+    assert info.duration == pytest.approx(3.0, abs=0.11)
+    cut(path, tmp_path / "cut.mkv", 0.5)
+    assert "cut short" in (probe_video(tmp_path / "cut.mkv").damage or "")

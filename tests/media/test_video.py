@@ -350,7 +350,7 @@ def test_a_stream_that_is_left_early_leaves_no_process(clips):
 
 
 def test_closing_a_stream_whose_queue_is_full_ends_its_thread(clips, monkeypatch):
-    monkeypatch.setattr("videoxl.media.workers.FRAMES_AHEAD", 3)
+    monkeypatch.setattr("videoxl.media.part_queue.FRAMES_AHEAD", 3)
     before = threading.active_count()
     with open_video(clips / "h264.mp4", PROCESSOR, FrameChoice(num_frames=100), chunk=1, timeout=30) as stream:
         next(iter(stream))

@@ -18,6 +18,16 @@ _LIMITED, _FULL = 1, 2
 _FULL_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p")
 
 
+def matrix_of(frame: av.VideoFrame) -> int:
+    """swscale's number of the matrix by which the frame becomes RGB."""
+    return _MATRICES.get(int(frame.colorspace), _BT601)
+
+
+def is_full_range(frame: av.VideoFrame) -> bool:
+    """Whether black is 0 and white 255, instead of 16 and 235."""
+    return int(frame.color_range) == _FULL or frame.format.name in _FULL_FORMATS
+
+
 class RgbConverter:
     """Converts frames of one stream; keeps swscale's state between them."""
 
@@ -31,8 +41,7 @@ class RgbConverter:
         )
         if frame.format.is_rgb:
             return self._reformatter.reformat(frame, format="rgb24", **options).to_ndarray()
-        full = int(frame.color_range) == _FULL or frame.format.name in _FULL_FORMATS
-        matrix = _MATRICES.get(int(frame.colorspace), _BT601)
+        full, matrix = is_full_range(frame), matrix_of(frame)
         converted = self._reformatter.reformat(
             frame,
             format="rgb24",

@@ -16,6 +16,7 @@ import numpy as np
 
 from videoxl.errors import VideoError
 from videoxl.media.box_check import cut_box
+from videoxl.media.colour import is_full_range, matrix_of
 from videoxl.media.container import codec_name, decode_frames, open_container, pick_stream, read_packets
 from videoxl.media.info import VideoIndex, VideoInfo
 from videoxl.media.orientation import frame_orientation
@@ -93,6 +94,10 @@ def index_video(path: str | Path) -> VideoIndex:
         pixel_aspect=aspect,
         last_frame=last,
         keyframes=np.searchsorted(pts, keyframes) if reason is None else None,
+        pixel_format=first.format.name,
+        matrix=matrix_of(first),
+        full_range=is_full_range(first),
+        interlaced=first.interlaced_frame,
         damage=damage or cut_box(path),
         oddities=_oddities(reason, orientation.mirrored, aspect, lost),
     )
@@ -173,6 +178,8 @@ def _damage(container, stream, packets: _Packets) -> str | None:
     """A sentence where the file promises more than it gives."""
     declared = float(container.duration / av.time_base) if container.duration else 0.0
     number, end = len(packets.pts), packets.end
+    if "matroska" in container.format.name:  # its length counts from zero, not from the first frame
+        end += max((container.start_time or 0) / av.time_base, 0)
     lost = stream.frames - number if stream.frames else 0
     # An edit list hides frames without loss; then nothing is missing in time.
     if lost > 0 and declared - end > 0.5 * lost / float(stream.average_rate or 25):

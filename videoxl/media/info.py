@@ -21,6 +21,8 @@ class VideoInfo:
         pixel_aspect: width of a stored pixel divided by its height.
         last_frame: seconds that the last frame is shown; None: as long as the average one.
         keyframes: [k] int64, numbers of the frames that can be decoded by themselves; None where they are not known.
+        pixel_format: FFmpeg's name of the stored pixels' form. matrix, full_range: how they become RGB; see `colour`.
+        interlaced: whether the first frame is stored as two fields.
         damage: what is wrong with the file although part of it can be used; None where nothing is.
         oddities: what is unusual about the file, and what was done about it.
     """
@@ -36,6 +38,10 @@ class VideoInfo:
     pixel_aspect: float = 1.0
     last_frame: float | None = None
     keyframes: np.ndarray | None = field(default=None, repr=False)
+    pixel_format: str = ""
+    matrix: int = 5
+    full_range: bool = False
+    interlaced: bool = False
     damage: str | None = None
     oddities: tuple[str, ...] = ()
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # the decoder process has no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,12 @@ class Orientation:
         if self.rotation:
             frame = np.rot90(frame, self.rotation // 90)
         return np.ascontiguousarray(frame)
+
+    def apply_to_tensor(self, frame: Tensor) -> Tensor:
+        """`apply` of a tensor on any device."""
+        if self.mirrored:
+            frame = frame.flip(1)
+        return frame.rot90(self.rotation // 90) if self.rotation else frame
 
 
 # Signs of (a, b, c, d), which take a stored (x, y) to (a x + c y, b x + d y), y downwards.

@@ -30,6 +30,17 @@ class Part:
     keyframes: list[int]
     earlier: list[int]
 
+    def rest(self, done: int) -> Part:
+        """The part without its first `done` frames."""
+        return Part(self.numbers[done:], self.pts[done:], self.keyframes[done:], self.earlier)
+
+
+def split_first(parts: Sequence[Part]) -> list[Part]:
+    """The same parts, but the first frame is one of its own."""
+    head = parts[0]
+    first = Part(head.numbers[:1], head.pts[:1], head.keyframes[:1], head.earlier)
+    return [first, *([head.rest(1)] if len(head.numbers) > 1 else []), *parts[1:]]
+
 
 def plan_parts(index: VideoIndex, wanted: Sequence[int]) -> list[Part]:
     """Parts of `wanted`, ascending frame numbers of a file with times, in order."""

@@ -18,12 +18,13 @@ import torch
 
 from videoxl.errors import VideoError, VideoWarning
 from videoxl.media.choice import FrameChoice
-from videoxl.media.decoders.base import Frames
+from videoxl.media.decoders.base import GPU_BACKENDS, Frames
 from videoxl.media.pixels import VideoXLImageProcessor
 
 if TYPE_CHECKING:
     from videoxl.media.info import VideoInfo
 
+_NEVER = 1e7  # seconds
 CHUNK = 40  # frames: four windows of the published geometry, 13 MB at 336 pixels
 
 
@@ -32,18 +33,18 @@ class FrameChunk:
     """Some frames on their way to the model.
 
     Attributes:
-        frames: uint8 [F, S, S, 3] on the CPU.
+        frames: uint8 [F, S, S, 3]: an array, or a tensor on the GPU where its decoder gave some of them.
         timestamps: seconds of each frame. indices: its number in the file.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | torch.Tensor
     timestamps: list[float]
     indices: list[int]
     image_processor: VideoXLImageProcessor = field(repr=False)
 
     def pixels(self, device: torch.device, dtype: torch.dtype, part: slice = slice(None)) -> torch.Tensor:
         """Pixel values [F, 3, S, S] of `part`; frames are copied as 8 bits and normalised on `device`."""
-        return self.image_processor.normalize(torch.from_numpy(self.frames[part]).to(device), dtype)
+        return self.image_processor.normalize(torch.as_tensor(self.frames[part]).to(device), dtype)
 
 
 class FrameStream:
@@ -75,6 +76,7 @@ class FrameStream:
         self._chunk = chunk
         self._close = close or frames.close
         self._started = False
+        self._told = 0  # notes that were given as warnings
 
     @property
     def num_frames(self) -> int:
@@ -101,7 +103,13 @@ class FrameStream:
             if not delivered:
                 raise VideoError(note)
             self.notes.append(note)
-            warnings.warn(note, VideoWarning, stacklevel=2)
+        self.tell_notes()
+
+    def tell_notes(self) -> None:
+        """Give the notes that are new as warnings."""
+        for note in self.notes[self._told :]:
+            warnings.warn(note, VideoWarning, stacklevel=3)
+        self._told = len(self.notes)
 
     def close(self) -> None:
         """End decoding; a decoder process is killed."""
@@ -116,7 +124,25 @@ class FrameStream:
     def _pack(self, held: list[tuple[int, np.ndarray]]) -> FrameChunk:
         numbers = [number for number, _ in held]
         times = self.info.timestamps[numbers].tolist()
-        return FrameChunk(np.stack([frame for _, frame in held]), times, numbers, self._image_processor)
+        return FrameChunk(_stacked([frame for _, frame in held]), times, numbers, self._image_processor)
+
+
+def _stacked(frames: list[np.ndarray | torch.Tensor]) -> np.ndarray | torch.Tensor:
+    """[S, S, 3] each -> [F, S, S, 3]; on the GPU if some of them are there."""
+    there = [frame for frame in frames if isinstance(frame, torch.Tensor)]
+    if not there:
+        return np.stack(frames)
+    device = there[0].device
+    stacked = torch.empty((len(frames), *frames[0].shape), dtype=torch.uint8, device=device)
+    for place, frame in enumerate(frames):
+        if isinstance(frame, torch.Tensor):
+            if frame.is_cuda:  # it was made on its decoder's own stream
+                frame.record_stream(torch.cuda.current_stream(device))
+            stacked[place] = frame
+    here = [place for place, frame in enumerate(frames) if not isinstance(frame, torch.Tensor)]
+    if here:
+        stacked[here] = torch.from_numpy(np.stack([frames[place] for place in here])).to(device)
+    return stacked
 
 
 def probe_video(path: str) -> VideoInfo:
@@ -135,16 +161,19 @@ def open_video(
     decoder_scaler: bool = False,
     chunk: int = CHUNK,
     workers: int | None = None,
+    device: torch.device | None = None,
 ) -> FrameStream:
     """Choose frames of a video and stream them.
 
     Args:
-        backend: `pyav` (default), `decord`, `torchcodec`, or a decoder that was registered (`media/decoders`).
+        backend: `pyav` (default), `nvdec` (the GPU's decoder; what it cannot decode is the CPU's), `auto` (both, where
+            that is faster), `decord`, `torchcodec`, or a decoder that was registered (`media/decoders`).
         timeout: seconds without a frame after which decoding is stopped; with it, decoding runs in its own process,
             which also decodes ahead while the model computes. None: decode in this process, while iterating.
         decoder_scaler: let the decoder scale (faster, a little different from the exact resize; PyAV only).
         chunk: frames held at once.
         workers: most decoder processes (with a timeout, and PyAV); None: one for each core this process may use.
+        device: the GPU of `nvdec` and `auto`, on which the frames stay; None: the current one.
 
     Raises:
         VideoError, VideoTimeoutError: the message names the file and what is wrong with it.
@@ -157,16 +186,19 @@ def open_video(
 
     path = str(path)
     check_decoder(backend, decoder_scaler)
-    if timeout is None:
+    notes: list[str] = []
+    if timeout is None and backend not in GPU_BACKENDS:
         index = cached_index(path)
         indices = choice.indices(index.info)
         side, stored_shape = image_processor.side, choice.stored_shape
         frames = decode_resized(index, indices.tolist(), backend, side, decoder_scaler, stored_shape)
         info, close = index.info, None
     else:
-        pool = DecoderWorkers(path, choice, backend, image_processor.side, decoder_scaler, timeout, workers)
-        info, indices, frames, close = pool.info, pool.indices, pool.frames(), pool.close
-    notes = [f"{path}: {info.damage}"] if info.damage else []
+        limit = _NEVER if timeout is None else timeout
+        pool = DecoderWorkers(path, choice, backend, image_processor.side, decoder_scaler, limit, workers, device)
+        info, indices, frames, close, notes = pool.info, pool.indices, pool.frames(), pool.close, pool.notes
+    if info.damage:
+        notes.append(f"{path}: {info.damage}")
     wanted = choice.num_frames or 0
     if choice.max_frames is not None:
         wanted = min(wanted, choice.max_frames)
@@ -174,6 +206,6 @@ def open_video(
         notes.append(f"{len(indices)} keyframes of {path} are read, the nearest to the frames that were asked for")
     elif wanted > len(indices):
         notes.append(f"{path} has {len(indices)} frames where {wanted} were asked for; all of them are used")
-    for note in notes:
-        warnings.warn(note, VideoWarning, stacklevel=2)
-    return FrameStream(info, indices, frames, image_processor, chunk, notes, close)
+    stream = FrameStream(info, indices, frames, image_processor, chunk, notes, close)
+    stream.tell_notes()
+    return stream

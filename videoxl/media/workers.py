@@ -1,7 +1,6 @@
-"""Decoder processes that share one file: they take its parts in order, and frames come out in order.
+"""Decoders that share one file: processes, and the GPU's units where they are asked for. Frames come out in order.
 
-Every part is decoded by itself, so the frames are the same for any number of processes. Parts are handed out only a few
-ahead of the one that is wanted next, so memory stays bounded.
+Every part is decoded by itself, so the frames are the same for any number of decoders.
 """
 
 from __future__ import annotations
@@ -9,189 +8,182 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videoxl.errors import VideoError, VideoTimeoutError
+from videoxl.errors import VideoError
 from videoxl.media.choice import FrameChoice
 from videoxl.media.container import check_file
 from videoxl.media.decoders import DECODERS
-from videoxl.media.decoders.base import Frames
-from videoxl.media.parts import MOST_FRAMES
+from videoxl.media.decoders.base import GPU_BACKENDS, Frames
+from videoxl.media.gpu_decoders import Gpu, GpuDecoders, find_gpu
+from videoxl.media.part_queue import PartQueue
+from videoxl.media.parts import Part, split_first
 from videoxl.media.process import DecoderProcess
 from videoxl.media.worker import read_info
 from videoxl.utils.cores import available_cores
 from videoxl.utils.numbers import is_number, is_whole_number
 from videoxl.utils.registry import place_of
 
+if TYPE_CHECKING:
+    import torch
+
 _WORTH_ALL = 1 << 26  # bytes of a file that is surely worth all processes
 _WORTH_A_PROCESS = 40e6  # pixels to decode; less takes no longer than to start a process
-FRAMES_AHEAD = 80
-"""Frames that may wait to be read, beyond a part for each process: two chunks, 27 MB at 336 pixels."""
-_PATIENCE = 0.1  # seconds between looks at whether somebody closed the stream
+_WORTH_THE_GPU = 1e9  # pixels to decode; less takes processes about as long as to open the GPU's decoders
+_UNTIL_THREADS_END = 0.1  # seconds
 
 
 class DecoderWorkers:
-    """Indexes a file and decodes chosen frames in processes of their own; see `videoxl.media.stream.open_video`.
+    """Indexes a file and decodes chosen frames beside this thread; see `videoxl.media.stream.open_video`.
 
     Attributes:
         info: the file's `VideoInfo`. indices: [n] int64, the chosen frames.
-        workers: processes that decode.
+        workers: processes that decode. units: decoders of the GPU that do.
+        notes: sentences for the user; some are added while frames are read.
     """
 
     def __init__(
-        self, path: str, choice: FrameChoice, backend: str, side: int, scaler: bool, timeout: float, most: int | None
-    ):
+        self, path: str, choice: FrameChoice, backend: str, side: int, scaler: bool, timeout: float, most: int | None,
+        device: torch.device | None = None,
+    ):  # fmt: skip
         if not is_number(timeout) or not 0 < timeout < math.inf:
             raise VideoError(f"timeout is {timeout!r}; it must be a number of seconds above 0, or None")
         self._path, self._timeout = path, timeout
-        self._lock = threading.Condition()
-        self._closed = False
+        self._side, self._scaler, self._choice = side, scaler, choice
         self._threads: list[threading.Thread] = []
-        self._errors: dict[int, BaseException] = {}  # by part
-        self._frames: dict[int, deque[tuple[int, np.ndarray]]] = {}  # by part
-        self._done: set[int] = set()
-        self._wanted_part = 0
-        self._waiting = 0  # frames, of all parts
-        self._taken = 0
+        self._queue: Any = None  # a `PartQueue`, once the parts are known
+        self._gpu: GpuDecoders | None = None
+        self._closed = False
+        self._taking = 0  # processes that take parts
+        self._lock = threading.Lock()
+        self.notes: list[str] = []
         most = available_cores() if most is None else most
         if not is_whole_number(most) or most < 1:
             raise VideoError(f"workers is {most!r}; it must be a whole number of at least 1, or None")
+        self._decoder = decoder = "pyav" if backend in GPU_BACKENDS else backend
         # The others start while the first one reads the index: two, or all for a file that is worth it.
-        begin = min(most, most if _size(path) >= _WORTH_ALL else 2) if backend == "pyav" else 1
+        begin = 1
+        if decoder == "pyav" and backend != "nvdec":
+            begin = min(most, most if _size(path) >= _WORTH_ALL else 2)
         self._processes = [DecoderProcess(path) for _ in range(begin)]
         try:
             first = self._processes[0]
-            first.request(do="index", path=path, choice=asdict(choice), backend=backend, decoder=_importable(backend))
+            first.request(do="index", path=path, choice=asdict(choice), backend=decoder, decoder=_importable(decoder))
             header, payload = first.receive(timeout)
             self.info, self.indices = read_info(header, payload)
-            self._parts: list[dict] = header["parts"]
-            stretch = (1.0, 1.0) if choice.stored_shape else self.info.stretch()
-            if self._parts:
-                pixels = header["cost"] * self.info.width * self.info.height
-                number = min(most, len(self._parts), 1 + int(pixels / _WORTH_A_PROCESS))
-                self._start(number, side, scaler, stretch)
+            parts = [Part(**part) for part in header["parts"]]
+            pixels = header["cost"] * self.info.width * self.info.height
+            number = min(most, max(len(parts), 1), 1 + int(pixels / _WORTH_A_PROCESS))
+            gpu = None
+            if backend == "nvdec" or (backend == "auto" and pixels >= _WORTH_THE_GPU):
+                gpu = find_gpu(self.info, bool(parts), device, side, scaler, asked=backend == "nvdec")
+            if gpu is not None and gpu.refusal is None:
+                self._begin_with_gpu(backend, gpu, parts, number)
             else:
-                self._one_for_all(backend, side, scaler, choice.stored_shape)
+                if gpu is not None and backend == "nvdec":
+                    self._say_cpu(gpu.refusal)
+                self._queue = PartQueue(path, parts or [None])
+                self._set_processes(number)
         except BaseException:
             self.close()
             raise
-        self.workers = len(self._processes)
 
-    def _start(self, number: int, side: int, scaler: bool, stretch: tuple[float, float]) -> None:
+    @property
+    def workers(self) -> int:
+        return len(self._processes)
+
+    @property
+    def units(self) -> int:
+        return 0 if self._gpu is None else self._gpu.units
+
+    def _begin_with_gpu(self, backend: str, gpu: Gpu, parts: list[Part], number: int) -> None:
+        parts = split_first(parts)
+        self._queue = queue = PartQueue(self._path, parts, for_steady=1)
+        queue.steady_take_all = backend == "auto"
+
+        def give_up(reason: str) -> None:
+            self._say_cpu(reason)
+            queue.let_steady_take_all()
+            self._set_processes(number)
+
+        self._set_processes(number if backend == "auto" else 1)
+        self._gpu = GpuDecoders(queue, parts[0], self.info, gpu, self._side, self._choice.stored_shape, give_up)
+        queue.decoders += self._gpu.units
+        self._in_thread(self._gpu.run)
+
+    def _say_cpu(self, reason: str | None) -> None:
+        self.notes.append(f"{self._path} is decoded by the CPU: {reason}")
+
+    def _set_processes(self, number: int) -> None:
+        """Let `number` processes take parts; those that do so already go on."""
+        with self._lock:
+            if not self._closed:
+                self._start(number)
+
+    def _start(self, number: int) -> None:
         for spare in self._processes[number:]:
             spare.kill()
-        self._processes = self._processes[:number]
+        del self._processes[number:]
         self._processes += [DecoderProcess(self._path) for _ in range(number - len(self._processes))]
+        self._queue.decoders = len(self._processes)
+        stretch = (1.0, 1.0) if self._choice.stored_shape else self.info.stretch()
         turned = {"rotation": self.info.rotation, "mirrored": self.info.mirrored}
-        for process in self._processes:
-            process.request(do="open", path=self._path, **turned, side=side, scaler=scaler, stretch=list(stretch))
+        for process in self._processes[self._taking :]:
+            process.request(
+                do="open", path=self._path, **turned, side=self._side, scaler=self._scaler, stretch=list(stretch)
+            )
             self._in_thread(self._take_parts, process)
+        self._taking = len(self._processes)
 
-    def _one_for_all(self, backend: str, side: int, scaler: bool, stored_shape: bool) -> None:
-        for spare in self._processes[1:]:
-            spare.kill()
-        self._processes = self._processes[:1]
-        self._parts = [{}]
-        self._processes[0].request(
-            do="all", indices=self.indices.tolist(), backend=backend, side=side, scaler=scaler,
-            stored_shape=stored_shape,
-        )  # fmt: skip
-        self._taken = 1
-        self._in_thread(self._receive_part, self._processes[0], 0)
-
-    def _in_thread(self, work: Callable[..., object], *arguments) -> None:
+    def _in_thread(self, work, *arguments) -> None:
         thread = threading.Thread(target=work, args=arguments, daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def _take_parts(self, process: DecoderProcess) -> None:
-        while True:
-            with self._lock:
-                while not self._closed and self._taken < len(self._parts) and self._is_far_ahead():
-                    self._lock.wait()
-                if self._closed or self._taken == len(self._parts):
-                    break
-                number = self._taken
-                self._taken += 1
-            process.request(do="part", number=number, part=self._parts[number])
-            if not self._receive_part(process, number):
+        while (taken := self._queue.take()) is not None:
+            number, part = taken
+            try:
+                self._ask_for(process, number, part)
+                while (message := process.receive(self._timeout))[0]["kind"] != "end":
+                    header, payload = message
+                    frame = np.frombuffer(payload, dtype=np.uint8).reshape(header["side"], header["side"], 3)
+                    self._queue.put(number, (header["number"], frame))
+                self._queue.finish(number)
+            except BaseException as error:  # kept for whoever reads up to it
+                self._queue.fail(number, error)
                 break
         process.kill()
 
-    def _is_far_ahead(self) -> bool:
-        return self._taken >= self._wanted_part + len(self._processes) and self._waiting >= FRAMES_AHEAD
-
-    def _is_full(self, number: int) -> bool:
-        """Whether a part must wait; the one that is wanted does so for its own frames alone."""
-        if number == self._wanted_part:
-            return len(self._frames.get(number, ())) >= FRAMES_AHEAD
-        return self._waiting >= FRAMES_AHEAD + MOST_FRAMES * len(self._processes)
-
-    def _receive_part(self, process: DecoderProcess, number: int) -> bool:
-        """Collect the frames of a part. An error is kept for whoever reads up to it; False then."""
-        try:
-            self._collect(process, number)
-            return True
-        except BaseException as error:
-            with self._lock:
-                self._errors[number] = error
-                self._lock.notify_all()
-            return False
-
-    def _collect(self, process: DecoderProcess, number: int) -> None:
-        while True:
-            header, payload = process.receive(self._timeout)
-            with self._lock:
-                if header["kind"] == "end":
-                    self._done.add(number)
-                    self._lock.notify_all()
-                    return
-                side = header["side"]
-                frame = np.frombuffer(payload, dtype=np.uint8).reshape(side, side, 3)
-                self._frames.setdefault(number, deque()).append((header["number"], frame))
-                self._waiting += 1
-                self._lock.notify_all()
-                while self._is_full(number) and not self._closed:
-                    self._lock.wait()
+    def _ask_for(self, process: DecoderProcess, number: int, part: Part | None) -> None:
+        if part is not None:
+            process.request(do="part", number=number, part=asdict(part))
+            return
+        process.request(
+            do="all", indices=self.indices.tolist(), backend=self._decoder, side=self._side, scaler=self._scaler,
+            stored_shape=self._choice.stored_shape,
+        )  # fmt: skip
 
     def frames(self) -> Frames:
-        """Yield (frame number, uint8 [S, S, 3]) in order; ends the processes when done, closed or interrupted."""
+        """Yield (frame number, uint8 [S, S, 3]) in order; ends the processes when done, closed or interrupted.
+
+        Frames that the GPU decoded are tensors there.
+        """
         try:
-            for number in range(len(self._parts)):
-                with self._lock:
-                    self._wanted_part = number
-                    self._lock.notify_all()
-                while (frame := self._next(number)) is not None:
+            for number in range(len(self._queue)):
+                # The process that decodes it has a limit of its own.
+                while (frame := self._queue.next(number, 2 * self._timeout)) is not None:
                     yield frame
+            if self._gpu is not None and self._gpu.given_back:
+                self.notes.append(
+                    f"{self._gpu.given_back} frames of {self._path} were decoded by the CPU: the GPU's decoder did not "
+                    "give them"
+                )
         finally:
             self.close()
-
-    def _next(self, number: int) -> tuple[int, np.ndarray] | None:
-        """The next frame of a part; None at its end."""
-        deadline = time.monotonic() + 2 * self._timeout  # the process that decodes it has its own limit
-        with self._lock:
-            while True:
-                held = self._frames.get(number)
-                if held:
-                    frame = held.popleft()
-                    self._waiting -= 1
-                    self._lock.notify_all()
-                    return frame
-                if number in self._done:
-                    self._frames.pop(number, None)
-                    return None
-                if number in self._errors:
-                    raise self._errors[number]
-                if self._closed:
-                    raise VideoError(f"{self._path}: decoding was closed")
-                if time.monotonic() > deadline:
-                    raise VideoTimeoutError(f"{self._path}: no frame for {2 * self._timeout:g} s")
-                self._lock.wait(_PATIENCE)
 
     def close(self) -> None:
         """Kill the processes that still run."""
@@ -199,11 +191,13 @@ class DecoderWorkers:
             if self._closed:
                 return
             self._closed = True
-            self._lock.notify_all()
+        if self._queue is not None:
+            self._queue.close()
         for process in self._processes:
             process.kill()
         for thread in self._threads:  # each meets the end of its process
-            thread.join(_PATIENCE)
+            if thread is not threading.current_thread():
+                thread.join(_UNTIL_THREADS_END)
 
     def __del__(self):
         if hasattr(self, "_processes"):

@@ -137,7 +137,7 @@ class VideoXL:
                 these as one object instead.
             ratio: visual tokens per cached position; None: the checkpoint's ratio if it has only one, else 8.
             compressor: `beacon` (None), `drop`, `mean`, `none`, or a registered one.
-            backend: `pyav`, `decord`, `torchcodec`, or a registered one.
+            backend: `pyav`, `nvdec`, `auto`, ...; see `open_video`.
             timeout: stop decoding after this many seconds without a frame; None: never.
             system: the system message. prompt: text before and after the video, instead of the template's.
             progress: called with the number of frames just read; if it has a method `start`, that is called first
@@ -180,7 +180,8 @@ class VideoXL:
         self, video: str | Path, choice: FrameChoice, backend: str = "pyav", timeout: float | None = 60.0
     ) -> FrameStream:
         """The chosen frames of a video, for `read`. Raises `VideoError`."""
-        return open_video(str(video), self.image_processor, choice, backend=backend, timeout=timeout)
+        device = self.model.model.input_device
+        return open_video(str(video), self.image_processor, choice, backend=backend, timeout=timeout, device=device)
 
     def load_memory(self, path: str | Path) -> VideoMemory:
         """Load a memory that this model wrote to a file. Raises `MemoryFileError`."""

@@ -72,4 +72,4 @@ class FileHaystack(Haystack):
                     "video, or a smaller --context_lengths_max"
                 )
             for chunk in stream:
-                yield torch.from_numpy(chunk.frames).to(device)
+                yield torch.as_tensor(chunk.frames).to(device)

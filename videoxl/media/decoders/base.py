@@ -64,6 +64,9 @@ class VideoDecoder(ABC):
             )
 
 
+GPU_BACKENDS = ("nvdec", "auto")
+"""The GPU's decoder, and both it and the CPU's where that is faster; see `videoxl.media.workers`."""
+
 DECODERS: Registry[type[VideoDecoder]] = Registry(
     "video backend",
     "videoxl.video_decoders",
@@ -78,6 +81,8 @@ DECODERS: Registry[type[VideoDecoder]] = Registry(
 
 def check_decoder(name: str, scaler: bool = False) -> None:
     """Raise `VideoError` for an unknown decoder, or for one without a scaler where `scaler` is asked for."""
+    if name in GPU_BACKENDS:  # the CPU's part of it is PyAV
+        return
     if scaler and not DECODERS.get(name).scales:
         able = [repr(each) for each in DECODERS.names() if DECODERS.get(each).scales]
         raise VideoError(f"the decoder's own scaler works with backend {' or '.join(able)}, not with {name!r}")

@@ -1,0 +1,145 @@
+"""The parts of a file on their way: decoders take them in order, frames come out in order, memory stays bounded.
+
+Parts are handed out only a few ahead of the one that is wanted next. A decoder that cannot finish a part gives the rest
+of it back; `steady` decoders, which read whatever can be read, take it first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from videoxl.errors import VideoError, VideoTimeoutError
+from videoxl.media.parts import MOST_FRAMES, Part
+
+FRAMES_AHEAD = 80
+"""Frames that may wait to be read, beyond a part for each decoder: two chunks, 27 MB at 336 pixels."""
+_PATIENCE = 0.1  # seconds between looks at whether somebody closed the queue
+
+
+class PartQueue:
+    """Any number of threads may `take` parts and `put` frames; one reads them with `next`.
+
+    Args:
+        path: the file, for messages.
+        for_steady: how many of the first parts are for steady decoders.
+
+    Attributes:
+        decoders: how many take parts; the more, the further they may be ahead.
+        steady_take_all: whether steady decoders take parts that nobody has begun, too.
+    """
+
+    def __init__(self, path: str, parts: Sequence[Part | None], for_steady: int = 0):
+        self._path = path
+        self._parts = list(parts)
+        self._lock = threading.Condition()
+        self._begun = for_steady
+        self._given_back: deque[tuple[int, Part | None]] = deque((at, parts[at]) for at in range(for_steady))
+        self._frames: dict[int, deque[tuple[int, Any]]] = {}
+        self._done: set[int] = set()
+        self._errors: dict[int, BaseException] = {}
+        self._wanted = 0
+        self._waiting = 0
+        self.decoders = 1
+        self.steady_take_all = True
+        self.closed = False
+        self._first: tuple[int, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def take(self, steady: bool = True) -> tuple[int, Part | None] | None:
+        """The next part to decode and its number, once it is time for it; None when there will be no more."""
+        with self._lock:
+            while not self.closed and len(self._done) + len(self._errors) < len(self._parts):
+                if steady and self._given_back:
+                    return self._given_back.popleft()
+                may = (self.steady_take_all or not steady) and self._begun < len(self._parts)
+                if may and not self._is_far_ahead():
+                    self._begun += 1
+                    return self._begun - 1, self._parts[self._begun - 1]
+                self._lock.wait()
+            return None
+
+    def put(self, number: int, frame: tuple[int, Any]) -> None:
+        """Hand over a frame of part `number`, with its number in the file; waits while too many are there."""
+        with self._lock:
+            if number == 0 and self._first is None:
+                self._first = frame
+            self._frames.setdefault(number, deque()).append(frame)
+            self._waiting += 1
+            self._lock.notify_all()
+            while self._is_full(number) and not self.closed:
+                self._lock.wait()
+
+    def finish(self, number: int) -> None:
+        """Say that part `number` has no more frames."""
+        with self._lock:
+            self._done.add(number)
+            self._lock.notify_all()
+
+    def give_back(self, number: int, rest: Part) -> None:
+        """Leave the `rest` of part `number` to a steady decoder."""
+        with self._lock:
+            self._given_back.append((number, rest))
+            self._lock.notify_all()
+
+    def fail(self, number: int, error: BaseException) -> None:
+        """Raise `error` in the reader, once it has come to part `number`."""
+        with self._lock:
+            self._errors[number] = error
+            self._lock.notify_all()
+
+    def let_steady_take_all(self) -> None:
+        with self._lock:
+            self.steady_take_all = True
+            self._lock.notify_all()
+
+    def next(self, number: int, timeout: float) -> tuple[int, Any] | None:
+        """The next frame of part `number`; None at its end. Raises what a decoder met, or `VideoTimeoutError`."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            if number != self._wanted:
+                self._wanted = number
+                self._lock.notify_all()
+            while True:
+                held = self._frames.get(number)
+                if held:
+                    self._waiting -= 1
+                    self._lock.notify_all()
+                    return held.popleft()
+                if number in self._done:
+                    self._frames.pop(number, None)
+                    return None
+                if number in self._errors:
+                    raise self._errors[number]
+                if self.closed:
+                    raise VideoError(f"{self._path}: decoding was closed")
+                if time.monotonic() > deadline:
+                    raise VideoTimeoutError(f"{self._path}: no frame for {timeout:g} s")
+                self._lock.wait(_PATIENCE)
+
+    def wait_for_first(self) -> tuple[int, Any] | None:
+        """The first frame of the first part, once it is there; None where there is none."""
+        with self._lock:
+            while self._first is None and not (self.closed or 0 in self._done or 0 in self._errors):
+                self._lock.wait()
+            return self._first
+
+    def close(self) -> None:
+        """Let everybody who waits go on."""
+        with self._lock:
+            self.closed = True
+            self._lock.notify_all()
+
+    def _is_far_ahead(self) -> bool:
+        return self._begun >= self._wanted + self.decoders and self._waiting >= FRAMES_AHEAD
+
+    def _is_full(self, number: int) -> bool:
+        """Whether a part must wait; the one that is wanted does so for its own frames alone."""
+        if number == self._wanted:
+            return len(self._frames.get(number, ())) >= FRAMES_AHEAD
+        return self._waiting >= FRAMES_AHEAD + MOST_FRAMES * self.decoders

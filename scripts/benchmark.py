@@ -144,9 +144,9 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(" | ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
 
 
-def _text(value: float | int | None) -> str:
-    if value is None:
-        return "-"
+def _text(value: float | int | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

@@ -20,7 +20,7 @@ from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.model.shape import model_shape
 
 PREFIX, QUESTION = 14, 42  # tokens of the published quick start's prompt before and after the video
-Row = dict[str, float | int | None]
+Row = dict[str, float | int | str | None]
 
 
 @dataclass

@@ -2,11 +2,12 @@
 
     python scripts/benchmark_video.py                     a 20-minute 480p H.264 file is made first (once)
     python scripts/benchmark_video.py --seconds 3600 --size 1920 1080 --scenes 40 --gop 120 --frames 2048 256
-    python scripts/benchmark_video.py --video FILM.mp4 --who here keyframes nvdec auto before decord torchcodec pyav --before DIR
+    python scripts/benchmark_video.py --video FILM.mp4 --who here keyframes nvdec auto before torchcodec --before DIR
 
 `here` decodes with `open_video` as `videoxl ask` does: resized frames in bounded chunks; `keyframes` the same with the
-nearest keyframes; `nvdec` and `auto` with these backends, on a GPU; `before` the code of another checkout. The peers return frames in full size: decord all at once, as
-the published code calls it (`get_batch`), torchcodec and PyAV one by one. A peer that is not installed is left out.
+nearest keyframes; `nvdec` and `auto` with these backends, on a GPU; `before` the code of another checkout. The peers
+(`decord`, `torchcodec`, `torchcodec-approximate`, `pyav`) return frames in full size: decord all at once, as the
+published code calls it (`get_batch`), torchcodec and PyAV one by one. A peer that is not installed is left out.
 """
 
 from __future__ import annotations

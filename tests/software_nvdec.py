@@ -68,7 +68,8 @@ class SoftwareNvdec:
         self.decoders = 0
 
     def GetDecoderCaps(self, **_) -> dict:
-        return {"num_decoder_engines": self.engines, "width_max": 8192, "height_max": 8192}
+        sizes = {"width_min": 16, "height_min": 16, "width_max": 4096, "height_max": 4096}
+        return {"num_decoder_engines": self.engines, "supported": 1, **sizes}
 
     def PacketData(self):
         return SimpleNamespace(bsl=0, bsl_data=0, pts=0)

@@ -17,6 +17,7 @@ from videoxl.media.part_queue import PartQueue
 from videoxl.media.parts import Part
 
 _ROUNDING = 1  # levels by which a frame may differ from the CPU's; on x86 processors none does
+_PATIENCE = 64  # frames that may be given back before the GPU is left alone, if it gave fewer than that
 
 
 @dataclass
@@ -50,7 +51,10 @@ def find_gpu(info: VideoInfo, timed: bool, device: torch.device | None, side: in
     refusal = why_not(info, side, scaler) if timed else "its frames are counted from the start"
     if refusal is not None:
         return Gpu(nvdec, device, 0, refusal)
-    units = decoder_units(nvdec, info, device)
+    try:
+        units = decoder_units(nvdec, info, device)
+    except Exception as error:  # whatever PyNvVideoCodec raises
+        return Gpu(nvdec, device, 0, f"the GPU's decoder failed ({_one_line(error)})")
     return Gpu(nvdec, device, units, None if units else f"the GPU cannot decode {info.codec} of this size")
 
 
@@ -76,6 +80,7 @@ class GpuDecoders:
         self._lock = threading.Lock()
         self.units = gpu.units
         self.given_back = 0
+        self._read = 0
 
     def run(self) -> None:
         """Compare the first frame, then take parts until there are none."""
@@ -112,7 +117,7 @@ class GpuDecoders:
         self._take(reader)
 
     def _take(self, reader: NvdecReader) -> None:
-        while (taken := self._queue.take(steady=False)) is not None:
+        while self.units and (taken := self._queue.take(steady=False)) is not None:
             number, part = taken
             assert part is not None
             read, failure = 0, None
@@ -125,9 +130,14 @@ class GpuDecoders:
             if read == len(part.numbers):
                 self._queue.finish(number)
             else:
-                with self._lock:
-                    self.given_back += len(part.numbers) - read
                 self._queue.give_back(number, part.rest(read))
+            with self._lock:
+                self._read += read
+                self.given_back += len(part.numbers) - read
+                useless = self.units > 0 and self.given_back > max(_PATIENCE, self._read)
+            if useless:
+                self._refuse("the GPU's decoder does not give most of its frames")
+                break
             if failure is not None:
                 self._lose_one(failure)
                 break

@@ -38,6 +38,7 @@ _CODECS = {
 }
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p")
 _MOST_UNITS = 8
+_IDR = 5  # kind of an H.264 slice; the kinds below are other slices
 
 
 def load_nvdec(device: torch.device) -> ModuleType:
@@ -73,17 +74,12 @@ def why_not(info: VideoInfo, side: int, scaler: bool) -> str | None:
 
 
 def decoder_units(nvdec: ModuleType, info: VideoInfo, device: torch.device) -> int:
-    """How many decoders work at once; 0 where the GPU cannot decode such a file."""
-    name, _ = _CODECS[info.codec]
-    try:
-        able = nvdec.GetDecoderCaps(
-            gpuid=device.index or 0, codec=getattr(nvdec.cudaVideoCodec, name),
-            chromaformat=nvdec.cudaVideoChromaFormat.YUV420, bitdepth=8,
-        )  # fmt: skip
-    except Exception:  # PyNvVideoCodec's own exceptions: no such decoder
-        return 0
-    fits = max(info.width, info.height) <= min(able.get("width_max", 0), able.get("height_max", 0))
-    return min(int(able.get("num_decoder_engines", 1)), _MOST_UNITS) if fits else 0
+    """How many decoders work at once; 0 where the GPU cannot decode such a file (8 bits, 4:2:0)."""
+    codec = getattr(nvdec.cudaVideoCodec, _CODECS[info.codec][0])
+    able = nvdec.GetDecoderCaps(gpuid=device.index or 0, codec=codec)
+    fits = able["width_min"] <= min(info.width, info.height) and able["height_min"] <= min(info.width, info.height)
+    fits &= max(info.width, info.height) <= min(able["width_max"], able["height_max"])
+    return min(int(able["num_decoder_engines"]), _MOST_UNITS) if able["supported"] and fits else 0
 
 
 class NvdecReader:
@@ -128,21 +124,32 @@ class NvdecReader:
         if self._filter is not None:
             self._filter.flush()
         missing = set(wanted)
+        begin: int | None = None
         try:
             for packet in self._packets_from(keyframe):
                 if packet.size == 0 or (packet.dts is not None and packet.dts > wanted[-1]):
                     break
                 for each in (packet,) if self._filter is None else self._filter.filter(packet):
-                    data = bytes(each)
-                    if each.pts in missing or not (self._info.codec == "h264" and is_unreferenced(data)):
-                        missing.discard(each.pts)
-                        yield from self._decode(data, each.pts)
+                    data, time = bytes(each), each.pts
+                    if begin is None:
+                        if self._info.codec == "h264" and not is_idr(data):
+                            return  # frames before it may refer across it: the CPU knows which ones
+                        begin = time
+                    if self._is_needed(data, time, begin, missing):
+                        missing.discard(time)
+                        yield from self._decode(data, time)
                 if not missing:
                     break
             yield from self._decode(b"", None)
         finally:
             for _ in self._decode(b"", None):  # whoever stopped early left frames in the decoder
                 pass
+
+    def _is_needed(self, data: bytes, time: int | None, begin: int | None, missing: set[int]) -> bool:
+        """Whether the decoder must see a packet."""
+        if self._info.codec == "hevc" and time is not None and begin is not None and time < begin:
+            return False  # it refers to frames before the keyframe; the decoder drops it, but gives its time to another
+        return time in missing or not (self._info.codec == "h264" and is_unreferenced(data))
 
     def _packets_from(self, keyframe: int) -> Iterator[av.Packet]:
         """Packets from a keyframe on, or from an earlier one: where a seek lands after it, go back further."""
@@ -189,13 +196,24 @@ class NvdecReader:
 
 def is_unreferenced(packet: bytes) -> bool:
     """Whether no other frame refers to this one; an H.264 packet of the byte-stream form (Annex B)."""
+    unit = _first_slice(packet)
+    return unit is not None and not unit >> 5 & 3
+
+
+def is_idr(packet: bytes) -> bool:
+    """Whether nothing after this frame refers to anything before it; a packet as above."""
+    unit = _first_slice(packet)
+    return unit is not None and unit & 31 == _IDR
+
+
+def _first_slice(packet: bytes) -> int | None:
+    """The first byte of the first slice: its kind and whether others refer to it."""
     at = packet.find(b"\0\0\1")
     while 0 <= at < len(packet) - 3:
-        kind = packet[at + 3]
-        if 1 <= kind & 31 <= 5:  # a slice
-            return not kind >> 5 & 3
+        if 1 <= packet[at + 3] & 31 <= _IDR:
+            return packet[at + 3]
         at = packet.find(b"\0\0\1", at + 3)
-    return False
+    return None
 
 
 class _Lane:
@@ -214,6 +232,7 @@ class _Lane:
         self.stream = self._stream.cuda_stream
         driver, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
         with torch.cuda.device(device):
+            torch.zeros(1, device=device)  # in a new thread, no context is current before something is done
             driver.cuCtxGetCurrent(ctypes.byref(context))
         if not context.value:
             raise VideoError("there is no CUDA context")

@@ -17,6 +17,8 @@ from videoxl.media.parts import MOST_FRAMES, Part
 
 FRAMES_AHEAD = 80
 """Frames that may wait to be read, beyond a part for each decoder: two chunks, 27 MB at 336 pixels."""
+FRAMES_AHEAD_ON_GPU = 512
+"""The same where the GPU decodes: it is done with many parts while a process has one. 173 MB, most of it there."""
 _PATIENCE = 0.1  # seconds between looks at whether somebody closed the queue
 
 
@@ -29,6 +31,7 @@ class PartQueue:
 
     Attributes:
         decoders: how many take parts; the more, the further they may be ahead.
+        ahead: frames that may wait.
         steady_take_all: whether steady decoders take parts that nobody has begun, too.
     """
 
@@ -44,6 +47,7 @@ class PartQueue:
         self._wanted = 0
         self._waiting = 0
         self.decoders = 1
+        self.ahead = FRAMES_AHEAD
         self.steady_take_all = True
         self.closed = False
         self._first: tuple[int, Any] | None = None
@@ -136,10 +140,10 @@ class PartQueue:
             self._lock.notify_all()
 
     def _is_far_ahead(self) -> bool:
-        return self._begun >= self._wanted + self.decoders and self._waiting >= FRAMES_AHEAD
+        return self._begun >= self._wanted + self.decoders and self._waiting >= self.ahead
 
     def _is_full(self, number: int) -> bool:
         """Whether a part must wait; the one that is wanted does so for its own frames alone."""
         if number == self._wanted:
-            return len(self._frames.get(number, ())) >= FRAMES_AHEAD
-        return self._waiting >= FRAMES_AHEAD + MOST_FRAMES * self.decoders
+            return len(self._frames.get(number, ())) >= self.ahead
+        return self._waiting >= self.ahead + MOST_FRAMES * self.decoders

@@ -28,6 +28,7 @@ from videoxl.media.parts import Part, decoded_frames, plan_parts
 from videoxl.media.resize import resize_and_crop_frame
 from videoxl.utils.registry import load_place
 
+_NICENESS = 10
 _ARRAYS = ("timestamps", "keyframes")  # of `VideoInfo`; they travel as bytes
 
 
@@ -83,8 +84,12 @@ class Worker:
         }
         self._send(header, b"".join(array.tobytes() for array in arrays))
 
-    def do_open(self, path: str, rotation: int, mirrored: bool, side: int, scaler: bool, stretch: list[float]) -> None:
-        """Get ready for parts."""
+    def do_open(
+        self, path: str, rotation: int, mirrored: bool, side: int, scaler: bool, stretch: list[float], nice: bool
+    ) -> None:
+        """Get ready for parts; `nice`: the threads that feed the GPU's decoder come first."""
+        if nice:
+            os.nice(_NICENESS)
         self.path = path
         then = partial(resize_and_crop_frame, side=side, stretch=(stretch[0], stretch[1]))
         self._reader = PartReader(path, Orientation(rotation, mirrored), side if scaler else None, then)

@@ -19,7 +19,7 @@ from videoxl.media.container import check_file
 from videoxl.media.decoders import DECODERS
 from videoxl.media.decoders.base import GPU_BACKENDS, Frames
 from videoxl.media.gpu_decoders import Gpu, GpuDecoders, find_gpu
-from videoxl.media.part_queue import PartQueue
+from videoxl.media.part_queue import FRAMES_AHEAD_ON_GPU, PartQueue
 from videoxl.media.parts import Part, split_first
 from videoxl.media.process import DecoderProcess
 from videoxl.media.worker import read_info
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _WORTH_ALL = 1 << 26  # bytes of a file that is surely worth all processes
 _WORTH_A_PROCESS = 40e6  # pixels to decode; less takes no longer than to start a process
 _WORTH_THE_GPU = 1e9  # pixels to decode; less takes processes about as long as to open the GPU's decoders
+_CORES_A_UNIT = (
+    2  # left to the threads that feed the GPU's decoders: with all cores busy, both were slower than it alone
+)
 _UNTIL_THREADS_END = 0.1  # seconds
 
 
@@ -103,15 +106,16 @@ class DecoderWorkers:
         parts = split_first(parts)
         self._queue = queue = PartQueue(self._path, parts, for_steady=1)
         queue.steady_take_all = backend == "auto"
+        queue.ahead = FRAMES_AHEAD_ON_GPU
 
         def give_up(reason: str) -> None:
             self._say_cpu(reason)
             queue.let_steady_take_all()
             self._set_processes(number)
 
-        self._set_processes(number if backend == "auto" else 1)
         self._gpu = GpuDecoders(queue, parts[0], self.info, gpu, self._side, self._choice.stored_shape, give_up)
-        queue.decoders += self._gpu.units
+        beside = max(1, number - _CORES_A_UNIT * gpu.units)
+        self._set_processes(beside if backend == "auto" else 1)
         self._in_thread(self._gpu.run)
 
     def _say_cpu(self, reason: str | None) -> None:
@@ -128,13 +132,14 @@ class DecoderWorkers:
             spare.kill()
         del self._processes[number:]
         self._processes += [DecoderProcess(self._path) for _ in range(number - len(self._processes))]
-        self._queue.decoders = len(self._processes)
+        self._queue.decoders = len(self._processes) + self.units
         stretch = (1.0, 1.0) if self._choice.stored_shape else self.info.stretch()
         turned = {"rotation": self.info.rotation, "mirrored": self.info.mirrored}
         for process in self._processes[self._taking :]:
             process.request(
-                do="open", path=self._path, **turned, side=self._side, scaler=self._scaler, stretch=list(stretch)
-            )
+                do="open", path=self._path, **turned, side=self._side, scaler=self._scaler, stretch=list(stretch),
+                nice=self._gpu is not None,
+            )  # fmt: skip
             self._in_thread(self._take_parts, process)
         self._taking = len(self._processes)
 

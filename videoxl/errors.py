@@ -33,6 +33,10 @@ class VideoError(VideoXLError):
     """A video cannot be opened or decoded."""
 
 
+class SubtitleError(VideoError):
+    """Subtitles cannot be read, or there are none."""
+
+
 class VideoTimeoutError(VideoError, TimeoutError):
     """Decoding made no progress within the time limit; the decoder process was killed."""
 

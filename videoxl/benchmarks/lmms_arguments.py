@@ -23,7 +23,8 @@ class LmmsArguments:
         sampling: `uniform`, or `keyframes`. stored_shape: keep pixels that are not square as they are stored, as the
             published reader does.
         memory_cache_gb: most GiB of video memories to keep on the device.
-        video_decode_backend: `pyav`, `decord` or `torchcodec`. decode_timeout: most seconds without a frame.
+        video_decode_backend: `pyav`, `nvdec`, `auto`, `decord` or `torchcodec`.
+        decode_timeout: most seconds without a frame.
         strict: exit with status 1 after the results are written if an input could not be read.
         conv_template, customized_config, mm_spatial_pool_stride, mm_spatial_pool_mode: as published.
         model_name, truncation, truncate_context, use_cache, max_batch_size: accepted because the published command

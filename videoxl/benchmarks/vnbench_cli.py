@@ -51,7 +51,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ratio", type=int, default=8, help="compression ratio (default 8)")
     parser.add_argument("--compressor", help="beacon (default), drop, mean, none (--ratio 0), or a registered one")
     parser.add_argument("--max-new-tokens", type=int, default=1024)
-    parser.add_argument("--backend", default="pyav", help="pyav, decord or torchcodec")
+    parser.add_argument("--backend", default="pyav", help="pyav, nvdec, auto, decord or torchcodec")
     parser.add_argument("--timeout", type=float, default=60.0, help="most seconds without a frame before giving up")
     parser.add_argument("--skip-missing", action="store_true", help="skip questions about missing videos")
     parser.add_argument("--device", default="auto")

@@ -53,6 +53,10 @@ def ask(
     backend: Backend = "pyav",
     timeout: Timeout = 60.0,
     allow_private: AllowPrivate = False,
+    subtitles: Annotated[
+        str | None,
+        typer.Option(help="A file of subtitles, or own for the video's text stream; its lines go into the prompt."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 1024,
     temperature: Annotated[
         float, typer.Option(help="0: always the likeliest token; higher: more varied answers.", min=0)
@@ -81,6 +85,10 @@ def ask(
         **choice, "ratio": ratio, "compressor": compressor, "backend": backend, "timeout": timeout,
         "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed,
     }  # fmt: skip
+    if subtitles is not None:
+        from videoxl.session.subtitles import find_subtitles
+
+        options["subtitles"] = find_subtitles(subtitles, sources, question)
     _check_choice(choice)
     session = load(model, device, dtype, fp8)
     with FrameProgress() as advance:

@@ -37,7 +37,7 @@ Compressor = Annotated[
         "group), mean (averages each group), none (keeps all; ratio 0), or one from an installed package."
     ),
 ]
-Backend = Annotated[str, typer.Option(help="Video decoder: pyav, decord or torchcodec.")]
+Backend = Annotated[str, typer.Option(help="Video decoder: pyav, nvdec (the GPU), auto (both), decord or torchcodec.")]
 Timeout = Annotated[float, typer.Option(help="Fail if the decoder gives no frame for this many seconds.")]
 Device = Annotated[
     str, typer.Option(help="auto (GPU with the most free memory, or the CPU), cpu, cuda:0, balanced (all GPUs), ...")

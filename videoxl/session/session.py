@@ -52,6 +52,7 @@ from videoxl.session.sources import (
     the_choice,
 )
 from videoxl.session.streaming import FirstToken, TextStream, seeded, stream_text
+from videoxl.session.subtitles import find_subtitles, with_subtitles
 from videoxl.utils.resources import bundled_model
 from videoxl.utils.timing import StageTimer
 
@@ -200,6 +201,8 @@ class VideoXL:
 
                 - `max_new_tokens` (default 1024);
                 - `temperature` (default 0: greedy decoding), `top_p`, `seed` for sampling;
+                - `subtitles`: a file of subtitles, `own` (the video's text stream) or `SubtitleLine`s; the lines shown
+                  while the frames are go before the question;
                 - `streamer`, and every other argument of transformers' `generate`.
 
         Raises:
@@ -260,11 +263,12 @@ class VideoXL:
         self, source: Any, question: str | PromptText, options: dict[str, Any], timer: StageTimer
     ) -> tuple[Inputs, dict[str, Any]]:
         """The prompt with its visual input, and the remaining options: arguments of `generate`."""
-        sources = as_sources(source)
+        sources, asked = as_sources(source), question
         options = dict(options)
         reading = {name: options.pop(name) for name in READING if name in options}
         own_prefix = isinstance(question, str) and "system" not in options
         system = options.pop("system", SYSTEM_MESSAGE)
+        subtitles = options.pop("subtitles", None)
         check_options(options, READING)
         check_generation(options)
         if not isinstance(question, (str, PromptText)):
@@ -280,7 +284,12 @@ class VideoXL:
         check_choice(
             sources, *({name: reading.get(name) for name in names} for names in (CHOICE, ("ratio", "compressor")))
         )
+        lines = None if subtitles is None else find_subtitles(subtitles, sources, asked)
         inputs = self._inputs(sources, question, reading, timer)
+        if lines is not None and isinstance(asked, str):
+            text, note = with_subtitles(asked, lines, inputs.frames)
+            inputs.texts[-1] = text_ids(self.tokenizer, question_prompt(text, len(sources), system).suffix)
+            inputs.notes.append(note)
         if own_prefix and inputs.memory is not None:
             inputs.texts[0] = inputs.memory.prefix_ids  # the text that this memory has read, which may be another one
         return inputs, options

@@ -84,8 +84,15 @@ def check_choice(sources: Sequence[Any], frames: dict[str, Any], method: dict[st
 
 
 def check_options(options: Mapping[str, Any], reading: Sequence[str]) -> None:
-    """Raise `PromptError` for an option that is neither for reading (`reading`, `system`) nor for `generate`."""
-    known = {*reading, "system", "seed", *GenerationConfig().to_dict(), *signature(GenerationMixin.generate).parameters}
+    """Raise `PromptError` for an option that is neither for reading (`reading`, `system`) nor for asking."""
+    known = {
+        *reading,
+        "system",
+        "seed",
+        "subtitles",
+        *GenerationConfig().to_dict(),
+        *signature(GenerationMixin.generate).parameters,
+    }
     known -= {"self", "inputs", "kwargs", "return_dict_in_generate"}  # `VideoXL` returns an `Answer` instead
     for name in options:
         if name not in known:

@@ -70,7 +70,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--compressor", help="beacon (default), drop, mean, none (--ratio 0), or a registered one")
     parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--backend", default="pyav", help="pyav, decord or torchcodec")
+    parser.add_argument("--backend", default="pyav", help="pyav, nvdec, auto, decord or torchcodec")
     parser.add_argument("--timeout", type=float, default=60.0, help="most seconds without a frame before giving up")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")

@@ -43,13 +43,15 @@ _IDR = 5  # kind of an H.264 slice; the kinds below are other slices
 
 def load_nvdec(device: torch.device) -> ModuleType:
     """PyNvVideoCodec. Raises `MissingDependencyError` or `VideoError` where it, a GPU or its driver is missing."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        raise VideoError(f"backend 'nvdec' decodes on an NVIDIA GPU, and the model is on {device}; use 'pyav'")
+    if not torch.cuda.is_available():
+        raise VideoError("nvdec needs an NVIDIA GPU, and this machine has none")
+    if device.type != "cuda":
+        raise VideoError(f"nvdec leaves frames on an NVIDIA GPU, and the model is on the {device.type}")
     try:
         import PyNvVideoCodec
     except ImportError as error:
         raise MissingDependencyError(
-            f"backend 'nvdec' needs PyNvVideoCodec: pip install 'videoxl[nvdec]' ({str(error).splitlines()[0]})"
+            f"nvdec needs PyNvVideoCodec: pip install 'videoxl[nvdec]' ({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # a driver without the video libraries: containers need the capability `video`
         raise VideoError(f"the GPU's decoder cannot be used: {str(error).strip().splitlines()[0]}") from error

@@ -10,6 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from videoxl.cache.memory_file import is_memory_file, read_state
 from videoxl.errors import CheckpointError
+from videoxl.media.gpu_decoders import find_gpu
+from videoxl.media.info import VideoInfo
+from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.media.stream import probe_video
 from videoxl.model.configuration import VideoXLConfig, check_config
 from videoxl.model.memory import VideoMemory
@@ -101,9 +104,16 @@ def describe_video(path: Path) -> dict:
         "codec": info.codec,
         **({} if info.keyframe_seconds is None else {"keyframe_seconds": round(info.keyframe_seconds, 2)}),
         "decoder": "pyav, in parts" if info.keyframes is not None else "pyav, from the start",
+        "auto_decoder": _auto_decoder(info),
         **({"odd": "; ".join(info.oddities)} if info.oddities else {}),
         **({"damage": info.damage} if info.damage else {}),
     }
+
+
+def _auto_decoder(info: VideoInfo) -> str:
+    """What the backend `auto` would take for a long part of this file."""
+    gpu = find_gpu(info, info.keyframes is not None, None, VideoXLImageProcessor().side, False, asked=False)
+    return "nvdec and pyav" if gpu.refusal is None else f"pyav ({gpu.refusal})"
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -68,6 +69,8 @@ default_conversation = conv_qwen
 
 
 _MARK = "\0visual\0"  # does not occur in a user's text
+_USER, _END = "\x02", "\x03"  # around a user's text that may look like control tokens
+_MARKS = re.compile(f"[{_USER}{_END}\0]")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class PromptText:
         return len(self.texts) - 1
 
 
+def users_text(text: str) -> str:
+    """A user's text to be put into a template: whatever it holds, none of it becomes a control token (`text_ids`)."""
+    text = _MARKS.sub("", text)
+    return f"{_USER}{text}{_END}" if "<" in text or "[" in text else text
+
+
 def question_prompt(
     question: str,
     num_visuals: int = 1,
@@ -102,17 +111,19 @@ def question_prompt(
     separator: str = "\n",
     answer: str = "",
 ) -> PromptText:
-    """One question about visual inputs in Qwen2's chat format. The inputs come first; `<image>` in a text is text.
+    """One question about visual inputs in Qwen2's chat format. The inputs come first.
+
+    What stands in `question`, `system` and `answer` is text, also `<image>` and `<|im_end|>`.
 
     Args:
         separator: text between the visual inputs and the question.
         answer: beginning of the answer, which the model continues.
     """
     conversation = conv_qwen.copy()
-    conversation.system = f"<|im_start|>system\n{system}"
+    conversation.system = f"<|im_start|>system\n{users_text(system)}"
     visuals = " ".join([_MARK] * num_visuals) + separator if num_visuals else ""
-    prompt = _one_turn(conversation, visuals + question)
-    return PromptText((*prompt.texts[:-1], prompt.suffix + answer))
+    prompt = _one_turn(conversation, visuals + users_text(question))
+    return PromptText((*prompt.texts[:-1], prompt.suffix + users_text(answer)))
 
 
 def check_template(name: str) -> None:
@@ -125,12 +136,15 @@ def template_prompt(template: str, context: str, num_visuals: int) -> PromptText
     """A one-turn prompt in a published template.
 
     As published, if the context has exactly one `<image>` per visual input, each stands for one of them. Otherwise the
-    visual inputs come first, and every `<image>` in the context is plain text.
+    visual inputs come first, and every `<image>` in the context is plain text. Control tokens in it are text always.
     """
+    context = _MARKS.sub("", context)
     if num_visuals and context.count(DEFAULT_IMAGE_TOKEN) == num_visuals:
-        context = context.replace(DEFAULT_IMAGE_TOKEN, _MARK)
+        context = _MARK.join(map(users_text, context.split(DEFAULT_IMAGE_TOKEN)))
     elif num_visuals:
-        context = " ".join([_MARK] * num_visuals) + "\n" + context
+        context = " ".join([_MARK] * num_visuals) + "\n" + users_text(context)
+    else:
+        context = users_text(context)
     return _one_turn(conv_templates[template].copy(), context)
 
 
@@ -142,8 +156,42 @@ def _one_turn(conversation: Conversation, text: str) -> PromptText:
 
 
 def text_ids(tokenizer, text: str) -> list[int]:
-    """Token ids of a text; `<image>` in it is plain text."""
-    return tokenizer(text).input_ids if text else []
+    """Token ids of a text of a `PromptText`; `<image>` in it is plain text, as are all parts that are `users_text`."""
+    if _USER not in text:
+        return tokenizer(text).input_ids if text else []
+    plain, users = _without_marks(text)
+    ids: list[int] = []
+    done = 0
+    for match in re.finditer("|".join(map(re.escape, _control_tokens(tokenizer))) or r"(?!)", plain):
+        if any(match.start() < end and start < match.end() for start, end in users):
+            continue
+        ids += [*plain_ids(tokenizer, plain[done : match.start()]), tokenizer.convert_tokens_to_ids(match.group())]
+        done = match.end()
+    return ids + plain_ids(tokenizer, plain[done:])
+
+
+def plain_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of a text in which nothing is a control token."""
+    return tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids if text else []
+
+
+def _control_tokens(tokenizer) -> list[str]:
+    """Longest first, so that none hides behind a shorter one."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
+
+
+def _without_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text, and where in it users' texts begin and end."""
+    plain, users, start = "", [], 0
+    for piece in re.split(f"([{_USER}{_END}])", text):
+        if piece == _USER:
+            start = len(plain)
+        elif piece == _END:
+            users.append((start, len(plain)))
+        else:
+            plain += piece
+    return plain, users
 
 
 def video_prompt_ids(tokenizer, question: str, system: str = SYSTEM_MESSAGE) -> tuple[list[int], list[int]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from videoxl.chat import SYSTEM_MESSAGE, PromptText, join_prompt_ids, question_prompt, text_ids
+from videoxl.chat import SYSTEM_MESSAGE, PromptText, join_prompt_ids, plain_ids, question_prompt, text_ids
 from videoxl.compression.base import Compressor
 from videoxl.constants import IMAGE_TOKEN_INDEX
 from videoxl.errors import CheckpointError, ConfigError, DataError, PromptError, VideoError
@@ -240,7 +240,7 @@ class VideoXL:
         Raises:
             DataError: the continuation has no token; and the errors of `ask`.
         """
-        ids = text_ids(self.tokenizer, continuation)
+        ids = plain_ids(self.tokenizer, continuation)
         if not ids:
             raise DataError("an empty continuation has no likelihood; check the task's doc_to_target or doc_to_choice")
         inputs, _ = self._prepare(source, prompt, options, StageTimer(self.model.device))

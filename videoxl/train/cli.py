@@ -81,13 +81,14 @@ def train(arguments: Sequence[str]) -> None:
         datasets.append(streamed.dataset(context))
     for source, part in zip(sources, records):
         choice = frame_choice(data_args.video_fps, data_args.frames_upbound)
+        text = (model_args.version, data_args.control_tokens_in_records)
         with args.main_process_first(local=False, desc="index"):
             index = build_index(
                 part,
                 source,
                 choice,
-                lambda record: encode_record(record, tokenizer, model_args.version),
-                text_rule(tokenizer, model_args.version),
+                lambda record, text=text: encode_record(record, tokenizer, *text),
+                text_rule(tokenizer, *text),
                 output,
                 progress=args.process_index == 0,
             )
@@ -103,6 +104,7 @@ def train(arguments: Sequence[str]) -> None:
                 model_args.version,
                 data_args.video_timeout,
                 args.model_max_length,
+                control_tokens=data_args.control_tokens_in_records,
             )
         )
         _report_left_out(datasets[-1], source, args)

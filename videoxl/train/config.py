@@ -84,6 +84,9 @@ class DataArguments:
     video_fps: float = _help("Frames per second to read.", default=1.0)
     frames_upbound: int = _help("Most frames per video; beyond it they are evenly spaced (0: no limit).", default=0)
     video_timeout: float | None = _help("Kill a decoder that hangs for this many seconds.", default=120.0)
+    control_tokens_in_records: bool = _help(
+        "Let text such as <|im_end|> in a record be that token, as the published code does.", default=False
+    )
     max_bad_fraction: float = _help("Stop when more than this share of samples is unreadable.", default=0.01)
     cache_features: str | None = _help(
         "Folder to cache features of a frozen tower: each picture and video is encoded once.", default=None

@@ -83,7 +83,9 @@ def _answer(trainer: Trainer, session: VideoXL, dataset: VideoXLDataset, sample:
     """The greedy answer to one question."""
     args = trainer.args
     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": ""}]
-    ids, _ = encode_conversation(turns, dataset.tokenizer, dataset.version, sample.kind != "text")
+    ids, _ = encode_conversation(
+        turns, dataset.tokenizer, dataset.version, sample.kind != "text", control_tokens=dataset.control_tokens
+    )
     ids = ids[: len(ids) - len(dataset.tokenizer("<|im_end|>\n").input_ids)]  # keep the assistant's turn open
     visual = [trainer.pixels(frames.to(args.device)) for frames in sample.visual]
     return session.respond_to_ids(

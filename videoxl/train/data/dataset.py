@@ -80,12 +80,14 @@ class VideoXLDataset(Dataset):
         timeout: float | None = None,
         max_positions: int | None = None,
         features: Callable[[Path], Tensor | None] | None = None,
+        control_tokens: bool = False,
     ):
         """Args:
         num_patches: patches of one view in the tower's output.
         timeout: seconds without a frame after which a decoder is killed.
         max_positions: samples that need more decoder positions are left out; None: no limit.
         features: called with a media path; returns its cached features, or None.
+        control_tokens: as in `encode_conversation`.
         """
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -93,6 +95,7 @@ class VideoXLDataset(Dataset):
         self.choice = choice
         self.num_patches = num_patches
         self.version = version
+        self.control_tokens = control_tokens
         self.timeout = timeout
         self.features = features
         self.index = index
@@ -170,7 +173,7 @@ class VideoXLDataset(Dataset):
             epoch,
             record.id,
             record.kind,
-            encode_record(record, self.tokenizer, self.version),
+            encode_record(record, self.tokenizer, self.version, self.control_tokens),
             visual,
             evidence,
             classes,
@@ -208,10 +211,15 @@ class VideoXLDataset(Dataset):
         return visual_length(views, self.num_patches, "image", self.config)
 
 
-def encode_record(record: Record, tokenizer, version: str) -> list[tuple[list[int], list[int]]]:
-    """Token ids and labels of a record's conversations."""
+def encode_record(
+    record: Record, tokenizer, version: str, control_tokens: bool = False
+) -> list[tuple[list[int], list[int]]]:
+    """Token ids and labels of a record's conversations; `control_tokens` as in `encode_conversation`."""
     has_image = record.kind != "text"
-    return [encode_conversation(turns, tokenizer, version, has_image) for turns in record.conversations]
+    return [
+        encode_conversation(turns, tokenizer, version, has_image, control_tokens=control_tokens)
+        for turns in record.conversations
+    ]
 
 
 def _frames_between(times: list[float], ranges: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:

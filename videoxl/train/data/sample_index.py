@@ -61,10 +61,10 @@ def frame_choice(video_fps: float, frames_upbound: int) -> FrameChoice:
     return FrameChoice(fps=video_fps, max_frames=frames_upbound or None)
 
 
-def text_rule(tokenizer, version: str) -> str:
-    """Identifies what token counts depend on besides the text: prompt version and vocabulary."""
+def text_rule(tokenizer, version: str, control_tokens: bool = False) -> str:
+    """Identifies what token counts depend on besides the text: prompt version, control tokens, vocabulary."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
-    return f"{version} {digest(vocabulary)}"
+    return f"{version} {digest(vocabulary)}" + ("" if control_tokens else " text")
 
 
 def build_index(

@@ -1,13 +1,29 @@
-"""Which model made a video memory: its configuration and a digest of sampled weights, cheap at any size."""
+"""Which model made a video memory: its configuration and a digest of every weight.
+
+The digest of a checkpoint's weights is kept in the user's cache, so that it is computed once (15 GB take seconds). A
+model whose weights were changed in memory is hashed from its tensors.
+"""
 
 from __future__ import annotations
 
-import torch
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from videoxl.utils.checksum import tensor_checksums
 from videoxl.utils.digest import digest, digest_json
+from videoxl.utils.files import read_json, write_json
+from videoxl.utils.user_cache import cache_folder, keep_newest, mark_used
 
 SAMPLES = 8  # elements of each parameter; 860 parameters of a 7B model take some ten milliseconds on a GPU
+MOST = 100
+"""Digests that are kept in the user's cache."""
 
+_WEIGHT_FILES = ("*.safetensors", "*.bin")
 # Keys that do not change a cache's content: file locations, run settings, and what is recorded elsewhere.
 _IGNORED = (
     "_name_or_path",
@@ -25,9 +41,34 @@ _IGNORED = (
 )
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class _Origin:
+    """What a model's weights were read from, and how often each had been written to by then."""
+
+    files: str
+    versions: tuple[int, ...]
+
+
+_origins: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> _Origin
+_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (versions, sampled digest, digest)
+
+
+def remember_origin(model, folders: Iterable[Path | None]) -> None:
+    """Say that the weights of `model` are those of the files in `folders` and were not changed since."""
+    versions = _versions(model)
+    if versions is not None:
+        _origins[model] = _Origin(_files_key(folders), versions)
+
+
 def model_fingerprint(model) -> dict[str, str]:
-    """`config` and `weights` (16 hex digits each), `dtype` and `quantization`."""
+    """`config` and `weights` (16 hex digits each), `dtype` and `quantization`; `weights` covers every weight."""
+    sampled = sampled_fingerprint(model)
+    return sampled | {"weights": _weights_digest(model, sampled)}
+
+
+@torch.no_grad()
+def sampled_fingerprint(model) -> dict[str, str]:
+    """The same with `SAMPLES` numbers of each weight: what memory files of version 1 hold."""
     config = {key: value for key, value in model.config.to_dict().items() if key not in _IGNORED}
     quantization = getattr(model.config, "quantization_config", None)
     method = getattr(quantization, "quant_method", quantization)
@@ -38,6 +79,75 @@ def model_fingerprint(model) -> dict[str, str]:
         "quantization": getattr(model, "weights_format", None)
         or ("none" if quantization is None else str(getattr(method, "value", method))),
     }
+
+
+def _weights_digest(model, sampled: dict[str, str]) -> str:
+    versions = _versions(model)
+    known = _known.get(model)
+    if known is not None and versions is not None and known[:2] == (versions, sampled["weights"]):
+        return known[2]
+    origin = _origins.get(model)
+    entry = None
+    if origin is not None and origin.versions == versions:
+        folder = cache_folder("weights")
+        key = digest(origin.files, sampled["dtype"], sampled["quantization"], sampled["weights"], digits=40)
+        entry = None if folder is None else folder / f"{key}.json"
+    found = None if entry is None else _stored(entry)
+    if found is None:
+        found = _hash_weights(model)
+        if entry is not None:
+            _store(entry, found)
+    if versions is not None:
+        _known[model] = (versions, sampled["weights"], found)
+    return found
+
+
+def _stored(entry: Path) -> str | None:
+    try:
+        found = read_json(entry, "a digest of weights")["weights"]
+        mark_used(entry)
+        return found if isinstance(found, str) else None
+    except Exception:  # absent, or damaged in whatever way: it is made again
+        return None
+
+
+def _store(entry: Path, found: str) -> None:
+    try:
+        write_json(entry, {"weights": found})
+        keep_newest(entry.parent, "*.json", MOST)
+    except OSError:  # a full disk: the next process computes it again
+        pass
+
+
+@torch.no_grad()
+def _hash_weights(model) -> str:
+    """Over all weights by name, as they are in memory (quantised ones with their constants)."""
+    parts = []
+    for name, value in sorted(model.state_dict().items()):
+        if not isinstance(value, Tensor):
+            parts.append(f"{name} {value!r}")
+        elif value.device.type != "meta":
+            parts.append(f"{name} {value.dtype} {list(value.shape)} {' '.join(tensor_checksums(value))}")
+    return digest("\n".join(parts))
+
+
+def _versions(model) -> tuple[int, ...] | None:
+    """How often each weight was written to; None where that is not counted (inference tensors)."""
+    weights: Sequence[Tensor] = [*model.parameters(), *model.buffers()]
+    if any(weight.is_inference() for weight in weights):
+        return None
+    return tuple(number for weight in weights for number in (id(weight), weight._version))
+
+
+def _files_key(folders: Iterable[Path | None]) -> str:
+    """Names, sizes and times of change of all files of weights."""
+    said = []
+    for folder in folders:
+        if folder is not None and folder.is_dir():
+            for file in sorted({path for pattern in _WEIGHT_FILES for path in folder.glob(pattern)}):
+                status = file.stat()
+                said.append(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}")
+    return digest("\n".join(said), digits=40)
 
 
 def _sampled_weights(model) -> torch.Tensor:

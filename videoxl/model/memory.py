@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoxl.cache.fingerprint import model_fingerprint
+from videoxl.cache.fingerprint import model_fingerprint, sampled_fingerprint
 from videoxl.cache.memory_file import MemoryState, read_memory, write_memory
 from videoxl.cache.shared_prefix import repeat_rows
 from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, check_registered, get_compressor
 from videoxl.compression.plan import RatioChooser
-from videoxl.errors import BatchError, MemoryFileError, PromptError
+from videoxl.errors import BatchError, ConfigError, MemoryFileError, PlanError, PromptError
+from videoxl.model.memory_check import check_state
 from videoxl.model.prompt import Prompt
 from videoxl.model.room import ensure_room
 from videoxl.model.runner import SpanReader, check_finite, last_hidden, make_chooser
@@ -59,7 +60,7 @@ class VideoMemory:
         self._torn = False
         self._is_closed = False
         self._closed: tuple[SummaryCache, SpanReader] | None = None
-        self._closing = threading.Lock()
+        self._lock = threading.RLock()  # what one thread does is whole before the next one looks
 
     @classmethod
     @torch.no_grad()
@@ -101,7 +102,10 @@ class VideoMemory:
             MemoryFileError: the memory is closed, or an earlier `extend` was interrupted.
             BatchError: a memory of several videos, or pixels of another shape.
         """
+        with self._lock:
+            self._extend(frames, progress, timer)
 
+    def _extend(self, frames: Tensor | Iterable, progress: Progress | None, timer: StageTimer | None) -> None:
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; extend them together with extend_tokens")
@@ -137,6 +141,10 @@ class VideoMemory:
         Raises:
             BatchError: the number of rows or of timestamps does not match.
         """
+        with self._lock:
+            self._extend_tokens(tokens, timestamps)
+
+    def _extend_tokens(self, tokens: Tensor, timestamps: Sequence[float] | None) -> None:
         self.check_whole()
         tokens = tokens if tokens.dim() == 4 else tokens.unsqueeze(0)
         if len(tokens) != self.rows:
@@ -160,6 +168,19 @@ class VideoMemory:
         Raises:
             BatchError: `rows` is not 1 and this memory has several already.
         """
+        with self._lock:
+            return self._fork(rows)
+
+    def __deepcopy__(self, _memo: dict) -> VideoMemory:
+        return self.fork()
+
+    def __copy__(self) -> VideoMemory:
+        return self.fork()
+
+    def __reduce__(self):
+        raise MemoryFileError("a memory belongs to its model; write it with save, and read it with VideoMemory.load")
+
+    def _fork(self, rows: int) -> VideoMemory:
         self.check_whole()
         if rows != 1 and self.rows != 1:
             raise BatchError(f"a memory of {self.rows} videos cannot be forked into rows; take one out with row()")
@@ -174,14 +195,15 @@ class VideoMemory:
 
     def row(self, index: int) -> VideoMemory:
         """One video of several, as a memory of its own."""
-        self.check_whole()
-        cache = self.cache.fork()
-        reader = self.reader.fork(cache)
-        if self.rows > 1:
-            cache.batch_select_indices(torch.tensor([range(self.rows)[index]]))
-            if reader.pending is not None:
-                reader.pending = reader.pending[index].unsqueeze(0)
-        return self._like(cache, reader, 1)
+        with self._lock:
+            self.check_whole()
+            cache = self.cache.fork()
+            reader = self.reader.fork(cache)
+            if self.rows > 1:
+                cache.batch_select_indices(torch.tensor([range(self.rows)[index]]))
+                if reader.pending is not None:
+                    reader.pending = reader.pending[index].unsqueeze(0)
+            return self._like(cache, reader, 1)
 
     def _like(self, cache: SummaryCache, reader: SpanReader, rows: int) -> VideoMemory:
         other = VideoMemory(self.model, cache, reader, self.prefix_ids)
@@ -226,10 +248,10 @@ class VideoMemory:
 
         The content of this memory does not change. Pending tokens are read only for the first question.
         """
-        self.check_whole()
-        if self.rows > 1:
-            raise BatchError(f"this memory has {self.rows} videos; ask one of them, taken out with row()")
-        with self._closing:
+        with self._lock:
+            self.check_whole()
+            if self.rows > 1:
+                raise BatchError(f"this memory has {self.rows} videos; ask one of them, taken out with row()")
             if self._closed is None:
                 self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
                 closed = self.cache.fork()
@@ -245,9 +267,10 @@ class VideoMemory:
 
     def close(self) -> None:
         """Release the device memory; this memory cannot be used any more, but its forks can."""
-        self._is_closed, self._closed = True, None
-        self.cache = SummaryCache(0)
-        self.reader.cache, self.reader.pending = self.cache, None
+        with self._lock:
+            self._is_closed, self._closed = True, None
+            self.cache = SummaryCache(0)
+            self.reader.cache, self.reader.pending = self.cache, None
 
     def __enter__(self) -> VideoMemory:
         return self
@@ -338,11 +361,12 @@ class VideoMemory:
         Raises:
             MemoryFileError: the file exists and `overwrite` is false, or it cannot be written.
             BatchError: a memory of several videos. ConfigError: a compressor that is not registered."""
-        self.check_whole()
-        if self.rows > 1:
-            raise BatchError(f"this memory has {self.rows} videos; save them one by one, taken out with row()")
-        check_registered(self.reader.compressor)
-        write_memory(self.state(), Path(path), overwrite)
+        with self._lock:
+            self.check_whole()
+            if self.rows > 1:
+                raise BatchError(f"this memory has {self.rows} videos; save them one by one, taken out with row()")
+            check_registered(self.reader.compressor)
+            write_memory(self.state(), Path(path), overwrite)
 
     def state(self) -> MemoryState:
         """The content of this memory's file, as plain values and tensors."""
@@ -366,30 +390,49 @@ class VideoMemory:
 
     @classmethod
     def from_state(cls, model, state: MemoryState) -> VideoMemory:
-        """A memory of `model`, whose fingerprint the state has. Removes the layers from the state."""
+        """A memory of `model`, whose fingerprint the state has. Removes the layers from the state.
+
+        Raises:
+            MemoryFileError: values that do not agree with each other or with the model.
+        """
         cache = SummaryCache(len(state.layers))
-        for index, layer in enumerate(cache.layers):
-            pair, state.layers[index] = state.layers[index], None  # else all layers would be held twice
-            if pair is not None:
-                layer.growing.replace(*(part.unsqueeze(0) for part in pair))
         limit = model.config.max_position_embeddings
         chooser = RatioChooser(state.ratios, state.ratio_mix, state.window, limit)
         reader = SpanReader(model.model, cache, chooser, get_compressor(state.compressor))
         # A memory holds only full windows, so planning as many again restores the plan.
         reader.windows = [reader.planner.next_window(state.window) for _ in state.window_ratios]
+        check_state(model, state, reader)
+        for index, layer in enumerate(cache.layers):
+            pair, state.layers[index] = state.layers[index], None  # else all layers would be held twice
+            if pair is not None:
+                layer.growing.replace(*(part.unsqueeze(0) for part in pair))
         cache.restore(len(state.prefix_ids) + reader.planner.position, state.window_ratios)
         if state.pending is not None:
             reader.pending = state.pending.to(model.model.embed_tokens.weight.device).unsqueeze(0)
         memory = cls(model, cache, reader, state.prefix_ids)
         memory.timestamps, memory.indices = state.timestamps, state.indices
-        memory.source, memory._fingerprint = state.source, state.fingerprint
+        memory.source = state.source
         return memory
 
     @classmethod
-    def load(cls, path: str | Path, model) -> VideoMemory:
-        """Read a memory that `model` (the same weights, dtype and quantisation) made. Raises `MemoryFileError`."""
-        state = read_memory(Path(path), model_fingerprint(model), layer_devices(model))
-        return cls.from_state(model, state)
+    def load(cls, path: str | Path, model, verify: bool = True) -> VideoMemory:
+        """Read a memory that `model` (the same weights, dtype and quantisation) made.
+
+        Args:
+            verify: compare the file's checksums; False is a little faster, and damage may go unseen.
+
+        Raises:
+            MemoryFileError: no memory file, a damaged one, or one of another model.
+        """
+
+        def own(version: int) -> dict[str, str]:
+            return sampled_fingerprint(model) if version == 1 else model_fingerprint(model)
+
+        state = read_memory(Path(path), own, layer_devices(model), verify)
+        try:
+            return cls.from_state(model, state)
+        except (MemoryFileError, PlanError, ConfigError) as error:
+            raise MemoryFileError(f"{path} does not fit this model: {error}") from error
 
 
 def layer_devices(model) -> list[torch.device]:

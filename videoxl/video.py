@@ -3,5 +3,16 @@
 from videoxl.errors import VideoWarning
 from videoxl.media.choice import FrameChoice
 from videoxl.media.stream import CHUNK, FrameChunk, FrameStream, open_video, probe_video
+from videoxl.media.subtitles import SubtitleLine, read_subtitles
 
-__all__ = ["CHUNK", "FrameChoice", "FrameChunk", "FrameStream", "VideoWarning", "open_video", "probe_video"]
+__all__ = [
+    "CHUNK",
+    "FrameChoice",
+    "FrameChunk",
+    "FrameStream",
+    "SubtitleLine",
+    "VideoWarning",
+    "open_video",
+    "probe_video",
+    "read_subtitles",
+]

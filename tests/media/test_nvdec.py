@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import platform
 import threading
+import time
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -19,6 +21,7 @@ from videoxl.media.colour import RgbConverter
 from videoxl.media.nvdec import is_idr, is_unreferenced
 from videoxl.media.orientation import Orientation
 from videoxl.media.pixels import VideoXLImageProcessor
+from videoxl.media.process import DecoderProcess
 from videoxl.media.stream import open_video
 from videoxl.media.yuv import yuv420_to_rgb
 
@@ -240,6 +243,102 @@ def test_frames_that_refer_across_a_keyframe_are_right(tmp_path, nvdec, codec):
     if codec == "libx265":
         assert notes == []
     assert_equal_to_cpu(path, FrameChoice(num_frames=11), timeout=60)
+
+
+def test_what_neither_decodes_is_left_out_and_counted(clips, tmp_path, nvdec):
+    """The chosen part begins in a group of which nothing can be decoded."""
+    path = zeroed(clips / "h264.mkv", tmp_path / "zeroed.mkv", 24, 36)
+    nvdec()
+    choice = FrameChoice(fps=1000, start=0.97)
+    expected, numbers, said = read(path, choice, "pyav", timeout=20, workers=1)
+    frames, found, notes = read(path, choice, "nvdec", timeout=20, workers=1)
+    assert found == numbers
+    np.testing.assert_array_equal(frames, expected)
+    assert said[-1] == notes[-1] and "cannot be decoded" in notes[-1]
+
+
+def zeroed(source, target, first: int, stop: int):
+    """A copy without content in the packets `first` to `stop`."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            content = bytes(packet)
+            if first <= number < stop and len(content) > 16:
+                place = data.find(content)
+                data[place + 4 : place + len(content)] = bytes(len(content) - 4)
+    target.write_bytes(data)
+    return target
+
+
+def test_a_long_part_that_is_given_back_while_the_cpu_is_ahead(tmp_path, nvdec):
+    path = write_video(tmp_path / "long.mp4", 900, gop=300, size=(64, 48), encoder_options={"sc_threshold": "0"})
+    with av.open(str(path)) as container:
+        step = int(1 / (25 * container.streams.video[0].time_base))
+    nvdec(gives=lambda frame: frame.pts < 20 * step or 300 * step <= frame.pts < 310 * step)
+    notes = assert_equal_to_cpu(path, timeout=20, workers=1)
+    assert any("by the CPU" in note for note in notes)
+
+
+def test_an_error_of_the_only_process_is_said(clips, nvdec, monkeypatch):
+    def receive(process, timeout):
+        message = whole(process, timeout)
+        if message[0].get("part") and message[0]["kind"] == "frame":
+            raise VideoError("the process fell over")
+        return message
+
+    whole = DecoderProcess.receive
+    monkeypatch.setattr(DecoderProcess, "receive", receive)
+    nvdec(gives=lambda frame: frame.pts == 0)
+    with pytest.raises(VideoError, match="fell over"):
+        read(clips / "h264.mp4", timeout=30, workers=1)
+
+
+def test_an_unexpected_error_of_the_gpu_leaves_the_file_to_the_cpu(clips, nvdec, monkeypatch):
+    def fail(own, expected):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("videoxl.media.gpu_decoders._difference", fail)
+    nvdec()
+    notes = assert_equal_to_cpu(clips / "h264.mp4", timeout=30, workers=2)
+    assert any("no room" in note for note in notes)
+
+
+def test_colours_that_change_on_the_way_are_the_cpus(clips, tmp_path, nvdec):
+    parts = []
+    for name, matrix in (("a.ts", "bt709"), ("b.ts", "smpte170m")):
+        options = {"x264-params": f"colormatrix={matrix}"}
+        parts.append(write_video(tmp_path / name, 50, encoder_options=options).read_bytes())
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(parts))
+    nvdec()
+    assert_equal_to_cpu(path, timeout=30, workers=2)
+
+
+@pytest.mark.parametrize(("width", "aspect"), [(722, "3/4"), (320, "4/3"), (726, "3/4")])
+def test_the_stored_size_counts(tmp_path, nvdec, width, aspect):
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, 240, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect)
+        for number in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((240, width, 3), number * 20, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    module = nvdec()
+    assert assert_equal_to_cpu(path) == []
+    assert module.packets
+
+
+def test_closing_ends_the_decoders_within_a_part(tmp_path, nvdec):
+    path = write_video(tmp_path / "long.mp4", 900, gop=900, size=(64, 48), encoder_options={"sc_threshold": "0"})
+    module = nvdec(change=lambda frame: time.sleep(0.005) or frame)
+    with open_video(path, PROCESSOR, FrameChoice(fps=1000), "nvdec", 60, chunk=2, device=CPU) as stream:
+        next(iter(stream))
+    time.sleep(0.5)
+    packets = module.packets
+    time.sleep(0.5)
+    assert module.packets <= packets + 2 < 600
 
 
 def test_a_decoder_that_gives_next_to_nothing_is_left_alone(tmp_path, nvdec):

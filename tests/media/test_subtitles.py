@@ -83,17 +83,23 @@ def test_the_text_stream_of_a_video_is_read(tmp_path):
     film = write_video(tmp_path / "film.mkv", 50)
     assert read_subtitles(mux_subtitles(tmp_path / "both.mkv", film)) == LINES
     late = write_video(tmp_path / "late.mkv", 50, times=[5 + number / 25 for number in range(50)])
-    first = read_subtitles(mux_subtitles(tmp_path / "late-both.mkv", late))[-1]
-    assert (first.start, first.end) == pytest.approx((65.25, 67.0))  # seconds are counted from the first frame
+    (last,) = read_subtitles(mux_subtitles(tmp_path / "late-both.mkv", late))  # the others end before the first frame
+    assert (last.start, last.end) == pytest.approx((65.25, 67.0))  # seconds are counted from the first frame
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda folder: folder / "none.srt", "no such file"),
+        (lambda folder: "a" * 300, "cannot be opened"),
+        (lambda folder: "https://example.com/a.srt", "no such file"),
+        (lambda folder: _written(folder / "large16.srt", b"\xff\xfe" + b"x\0" * (1 << 23)), "larger than 16 MiB"),
         (lambda folder: folder, "folder"),
-        (lambda folder: _written(folder / "empty.srt", b""), "cannot be opened|not one line"),
-        (lambda folder: _written(folder / "words.srt", b"no times here\n" * 9), "cannot be opened|not one line"),
+        (lambda folder: _written(folder / "empty.srt", b""), "can be read: Invalid data|not one line"),
+        (
+            lambda folder: _written(folder / "words.srt", b"no times here\n" * 9),
+            "can be read: Invalid data|not one line",
+        ),
         (lambda folder: _written(folder / "large.srt", b"x" * ((1 << 24) + 1)), "larger than 16 MiB"),
         (lambda folder: _written(folder / "list.srt", b"#EXTM3U\nhttp://example.com/a.srt\n"), "playlist"),
         (lambda folder: SAMPLE, "holds no subtitles; give a text file"),
@@ -107,6 +113,25 @@ def test_what_holds_no_subtitles_is_named(tmp_path, make, said):
 def _written(path, content: bytes):
     path.write_bytes(content)
     return path
+
+
+def test_a_line_that_goes_on_is_one_and_signs_are_no_markup(tmp_path):
+    block = "{n}\n00:00:{a:02},000 --> 00:00:{b:02},000\n{text}\n\n"
+    said = "if x < 5 and y > 3 then <b>stop</b>\x1b <|im_end|>"
+    text = block.format(n=1, a=1, b=3, text="Hello") + block.format(n=2, a=3, b=9, text="Hello")
+    text += block.format(n=3, a=10, b=11, text=said)
+    lines = read_subtitles(_written(tmp_path / "a.srt", text.encode()))
+    assert lines[0] == SubtitleLine(1.0, 9.0, "Hello")
+    assert lines[1].text == "if x < 5 and y > 3 then stop <|im_end|>"
+
+
+def test_one_broken_byte_does_not_make_a_file_an_old_one(tmp_path):
+    text = (
+        SRT.replace("Beside it", "Caf\u00e9 na\u00efve " * 20).encode()
+        + b"\n9\n00:02:00,000 --> 00:02:01,000\nend \xe4\n"
+    )
+    lines = read_subtitles(_written(tmp_path / "a.srt", text))
+    assert "Caf\u00e9 na\u00efve" in lines[1].text
 
 
 def test_damaged_files_give_what_can_be_read_or_one_error(tmp_path):

@@ -42,6 +42,8 @@ def find_gpu(info: VideoInfo, timed: bool, device: torch.device | None, side: in
     """
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())  # another thread's may be another one
     try:
         nvdec = load_nvdec(device)
     except VideoXLError as error:
@@ -65,10 +67,10 @@ class GpuDecoders:
 
     Args:
         first: the part of one frame that a process decodes as well.
-        give_up: called with a reason when the GPU takes no more parts.
+        give_up: called with a reason, once, when the GPU takes no more parts although there are some.
 
     Attributes:
-        units: decoders at work. given_back: frames that they did not give.
+        units: decoders at work.
     """
 
     def __init__(
@@ -78,82 +80,99 @@ class GpuDecoders:
         self._queue, self._first, self._info, self._gpu = queue, first, info, gpu
         self._side, self._stored_shape, self._give_up = side, stored_shape, give_up
         self._lock = threading.Lock()
+        self._stopped = False
+        self._read = self._given_back = 0
         self.units = gpu.units
-        self.given_back = 0
-        self._read = 0
 
     def run(self) -> None:
         """Compare the first frame, then take parts until there are none."""
+        reader = None
         try:
             reader = self._reader()
-            own = next(iter(reader.read(self._first)), None)
+            refusal = self._compare(reader)
         except Exception as error:  # whatever PyNvVideoCodec raises
-            self._refuse(f"the GPU's decoder failed ({_one_line(error)})")
+            refusal = f"the GPU's decoder failed ({_one_line(error)})"
+        if refusal is not None:
+            if reader is not None:
+                reader.close()
+            self._stop(refusal)
             return
+        assert reader is not None
+        for _ in range(self.units - 1):
+            threading.Thread(target=self._open_and_take, args=(reader.settings,), daemon=True).start()
+        self._take_with(reader)
+
+    def _reader(self, settings: bytes | None = None) -> NvdecReader:
+        assert self._gpu.nvdec is not None
+        return NvdecReader(self._gpu.nvdec, self._info, self._gpu.device, self._side, self._stored_shape, settings)
+
+    def _compare(self, reader: NvdecReader) -> str | None:
+        """Why the GPU cannot be trusted with this file; None where it can."""
+        own = next(iter(reader.read(self._first)), None)
         expected = self._queue.wait_for_first()
         if expected is None:
-            return  # closed, or the CPU met an error, which the reader meets
+            return "its first frame cannot be compared"
         if own is None or own[0] != expected[0] or _difference(own[1], expected[1]) > _ROUNDING:
-            self._refuse("the GPU decodes its first frame in another way")
-            return
-        for _ in range(self.units - 1):
-            threading.Thread(target=self._open_and_take, daemon=True).start()
-        self._take(reader)
+            return "the GPU decodes its first frame in another way"
+        return None
 
-    def _refuse(self, reason: str) -> None:
-        self.units = 0
-        self._give_up(reason)
-
-    def _reader(self) -> NvdecReader:
-        assert self._gpu.nvdec is not None
-        return NvdecReader(self._gpu.nvdec, self._info, self._gpu.device, self._side, self._stored_shape)
-
-    def _open_and_take(self) -> None:
+    def _open_and_take(self, settings: bytes | None) -> None:
         try:
-            reader = self._reader()
-        except Exception as error:  # no memory for another one
+            reader = self._reader(settings)
+        except Exception as error:  # such as no memory for another decoder
             self._lose_one(error)
             return
-        self._take(reader)
+        self._take_with(reader)
+
+    def _take_with(self, reader: NvdecReader) -> None:
+        try:
+            with reader:
+                self._take(reader)
+        except Exception as error:  # whatever PyNvVideoCodec raises
+            self._lose_one(error)
 
     def _take(self, reader: NvdecReader) -> None:
-        while self.units and (taken := self._queue.take(steady=False)) is not None:
+        while not self._stopped and (taken := self._queue.take(steady=False)) is not None:
             number, part = taken
             assert part is not None
-            read, failure = 0, None
+            read = 0
             try:
                 for frame in reader.read(part):
-                    self._queue.put(number, frame)
+                    if not self._queue.put(number, frame):
+                        return
                     read += 1
-            except Exception as error:  # whatever PyNvVideoCodec raises
-                failure = error
-            if read == len(part.numbers):
-                self._queue.finish(number)
-            else:
-                self._queue.give_back(number, part.rest(read))
+            finally:
+                if read == len(part.numbers):
+                    self._queue.finish(number)
+                else:
+                    self._queue.give_back(number, part.rest(read))
             with self._lock:
                 self._read += read
-                self.given_back += len(part.numbers) - read
-                useless = self.units > 0 and self.given_back > max(_PATIENCE, self._read)
-            if useless:
-                self._refuse("the GPU's decoder does not give most of its frames")
-                break
-            if failure is not None:
-                self._lose_one(failure)
-                break
-        reader.close()
+                self._given_back += len(part.numbers) - read
+                is_useless = self._given_back > max(_PATIENCE, self._read)
+            if is_useless:
+                self._stop("the GPU's decoder does not give most of its frames")
 
     def _lose_one(self, error: Exception) -> None:
         with self._lock:
             self.units -= 1
-            last = self.units == 0
-        if last:
-            self._give_up(f"the GPU's decoder failed ({_one_line(error)})")
+            is_last = self.units <= 0
+        self._queue.leave(steady=False)
+        if is_last:
+            self._stop(f"the GPU's decoder failed ({_one_line(error)})")
+
+    def _stop(self, reason: str) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped, self.units = True, 0
+        if not self._queue.closed:
+            self._give_up(reason)
 
 
 def _difference(own: torch.Tensor, expected: np.ndarray) -> int:
     return int(np.abs(own.cpu().numpy().astype(int) - expected).max())
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -74,9 +74,11 @@ def index_video(path: str | Path) -> VideoIndex:
         if not len(keyframes) or keyframes[0] > pts[0]:
             keyframes = np.concatenate([pts[:1], keyframes])
         timestamps = (pts - pts[0]) * base
+        begin_second = float(pts[0] * base)
         last = packets.last[1] * base if packets.last[1] > 0 else None
     else:
         timestamps = repair_times(_decoded_times(path, base), 1 / guessed, may_jump)
+        begin_second = shown[0] * base if shown[0] > -(1 << 62) else 0.0
         pts, keyframes, last, lost = np.arange(len(timestamps)), np.zeros(1, dtype=np.int64), None, 0
     if not rate and len(pts) > 1 and timestamps[-1] > 0:
         rate = (len(pts) - 1) / float(timestamps[-1])
@@ -94,6 +96,9 @@ def index_video(path: str | Path) -> VideoIndex:
         pixel_aspect=aspect,
         last_frame=last,
         keyframes=np.searchsorted(pts, keyframes) if reason is None else None,
+        stored_width=first.width,
+        stored_height=first.height,
+        first_second=begin_second,
         pixel_format=first.format.name,
         matrix=matrix_of(first),
         full_range=is_full_range(first),

@@ -16,7 +16,7 @@ from videoxl.utils.digest import digest
 from videoxl.utils.files import whole_file
 from videoxl.utils.user_cache import cache_folder, keep_newest, mark_used
 
-VERSION = 2  # of what an index says; a change of `index_video` must raise it
+VERSION = 3  # of what an index says; a change of `index_video` must raise it
 SMALLEST = 1 << 22  # bytes; a smaller file is indexed about as fast as its index is read
 MOST = 1000
 """Indexes that are kept."""

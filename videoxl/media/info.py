@@ -21,6 +21,8 @@ class VideoInfo:
         pixel_aspect: width of a stored pixel divided by its height.
         last_frame: seconds that the last frame is shown; None: as long as the average one.
         keyframes: [k] int64, numbers of the frames that can be decoded by themselves; None where they are not known.
+        stored_width, stored_height: of a frame as it is stored.
+        first_second: the time of the first frame in the file, which `timestamps` are counted from.
         pixel_format: FFmpeg's name of the stored pixels' form. matrix, full_range: how they become RGB; see `colour`.
         interlaced: whether the first frame is stored as two fields.
         damage: what is wrong with the file although part of it can be used; None where nothing is.
@@ -38,6 +40,9 @@ class VideoInfo:
     pixel_aspect: float = 1.0
     last_frame: float | None = None
     keyframes: np.ndarray | None = field(default=None, repr=False)
+    stored_width: int = 0
+    stored_height: int = 0
+    first_second: float = 0.0
     pixel_format: str = ""
     matrix: int = 5
     full_range: bool = False

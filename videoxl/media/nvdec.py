@@ -38,6 +38,7 @@ _CODECS = {
 }
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p")
 _MOST_UNITS = 8
+_SEQUENCE_SETS = {"h264": (0, 7), "hevc": (1, 33)}  # codec -> how far the kind is shifted, and the kind
 _IDR = 5  # kind of an H.264 slice; the kinds below are other slices
 
 
@@ -51,17 +52,16 @@ def load_nvdec(device: torch.device) -> ModuleType:
         import PyNvVideoCodec
     except ImportError as error:
         raise MissingDependencyError(
-            f"nvdec needs PyNvVideoCodec: pip install 'videoxl[nvdec]' ({str(error).splitlines()[0]})"
+            f"nvdec needs PyNvVideoCodec: pip install 'videoxl[nvdec]' ({_one_line(error)})"
         ) from error
     except Exception as error:  # a driver without the video libraries: containers need the capability `video`
-        raise VideoError(f"the GPU's decoder cannot be used: {str(error).strip().splitlines()[0]}") from error
+        raise VideoError(f"the GPU's decoder cannot be used: {_one_line(error)}") from error
     return PyNvVideoCodec
 
 
 def why_not(info: VideoInfo, side: int, scaler: bool) -> str | None:
     """Why the GPU's decoder does not read this file; None where it may."""
-    stored = (info.width, info.height) if info.orientation.is_sideways else (info.height, info.width)
-    height, width = stored[0], round(stored[1] / info.pixel_aspect)
+    height, width = info.stored_height, info.stored_width
     if info.codec not in _CODECS:
         return f"its codec is {info.codec}"
     if info.pixel_format not in _PIXEL_FORMATS:
@@ -79,15 +79,23 @@ def decoder_units(nvdec: ModuleType, info: VideoInfo, device: torch.device) -> i
     """How many decoders work at once; 0 where the GPU cannot decode such a file (8 bits, 4:2:0)."""
     codec = getattr(nvdec.cudaVideoCodec, _CODECS[info.codec][0])
     able = nvdec.GetDecoderCaps(gpuid=device.index or 0, codec=codec)
-    fits = able["width_min"] <= min(info.width, info.height) and able["height_min"] <= min(info.width, info.height)
-    fits &= max(info.width, info.height) <= min(able["width_max"], able["height_max"])
+    fits = able["width_min"] <= info.stored_width <= able["width_max"]
+    fits &= able["height_min"] <= info.stored_height <= able["height_max"]
     return min(int(able["num_decoder_engines"]), _MOST_UNITS) if able["supported"] and fits else 0
 
 
 class NvdecReader:
-    """One decoder of the GPU, with a CUDA stream of its own. For one thread at a time."""
+    """One decoder of the GPU, with a CUDA stream of its own. For one thread at a time.
 
-    def __init__(self, nvdec: ModuleType, info: VideoInfo, device: torch.device, side: int, stored_shape: bool):
+    Attributes:
+        settings: the stream's parameter sets where it was first read. Where they change, colours may: the CPU knows.
+    """
+
+    def __init__(
+        self, nvdec: ModuleType, info: VideoInfo, device: torch.device, side: int, stored_shape: bool,
+        settings: bytes | None = None,
+    ):  # fmt: skip
+        self.settings = settings
         self._nvdec, self._info, self._side = nvdec, info, side
         self._stretch = (1.0, 1.0) if stored_shape else info.stretch()
         name, filter_name = _CODECS[info.codec]
@@ -115,6 +123,12 @@ class NvdecReader:
             if wanted:
                 return
 
+    def __enter__(self) -> NvdecReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def close(self) -> None:
         self._container.close()
 
@@ -137,6 +151,8 @@ class NvdecReader:
                         if self._info.codec == "h264" and not is_idr(data):
                             return  # frames before it may refer across it: the CPU knows which ones
                         begin = time
+                    if not self._has_same_settings(data):
+                        return
                     if self._is_needed(data, time, begin, missing):
                         missing.discard(time)
                         yield from self._decode(data, time)
@@ -146,6 +162,12 @@ class NvdecReader:
         finally:
             for _ in self._decode(b"", None):  # whoever stopped early left frames in the decoder
                 pass
+
+    def _has_same_settings(self, data: bytes) -> bool:
+        found = parameter_sets(data, self._info.codec)
+        if found and self.settings is None:
+            self.settings = found
+        return not found or found == self.settings
 
     def _is_needed(self, data: bytes, time: int | None, begin: int | None, missing: set[int]) -> bool:
         """Whether the decoder must see a packet."""
@@ -158,7 +180,10 @@ class NvdecReader:
         start = self._stream.start_time or 0
         target, step = keyframe, max(int(1 / self._stream.time_base), 1)  # one second in the stream's unit
         while True:
-            self._container.seek(target, stream=self._stream, backward=True)
+            try:
+                self._container.seek(target, stream=self._stream, backward=True)
+            except av.error.FFmpegError:
+                return
             packets = read_packets(self._container, self._stream)
             # A seek may land between keyframes, and a decoder cannot begin there.
             first = next((each for each in packets if each.is_keyframe and each.pts is not None), None)
@@ -208,6 +233,24 @@ def is_idr(packet: bytes) -> bool:
     return unit is not None and unit & 31 == _IDR
 
 
+def parameter_sets(packet: bytes, codec: str) -> bytes:
+    """The sequence parameter sets before the first slice, which say size and colours; empty where there are none."""
+    if codec not in _SEQUENCE_SETS:
+        return b""
+    shift, kind = _SEQUENCE_SETS[codec]
+    found = []
+    at = packet.find(b"\0\0\1")
+    while 0 <= at < len(packet) - 3:
+        end = packet.find(b"\0\0\1", at + 3)
+        unit = packet[at + 3] >> shift & (31 if codec == "h264" else 63)
+        if unit == kind:
+            found.append(packet[at + 3 : end if end >= 0 else None].rstrip(b"\0"))
+        elif unit <= _IDR if codec == "h264" else unit < 32:  # a slice
+            break
+        at = end
+    return b"\0".join(found)
+
+
 def _first_slice(packet: bytes) -> int | None:
     """The first byte of the first slice: its kind and whether others refer to it."""
     at = packet.find(b"\0\0\1")
@@ -216,6 +259,10 @@ def _first_slice(packet: bytes) -> int | None:
             return packet[at + 3]
         at = packet.find(b"\0\0\1", at + 3)
     return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class _Lane:

@@ -107,9 +107,10 @@ class FrameStream:
 
     def tell_notes(self) -> None:
         """Give the notes that are new as warnings."""
-        for note in self.notes[self._told :]:
+        new = self.notes[self._told :]  # a decoder's thread may add one meanwhile
+        self._told += len(new)
+        for note in new:
             warnings.warn(note, VideoWarning, stacklevel=3)
-        self._told = len(self.notes)
 
     def close(self) -> None:
         """End decoding; a decoder process is killed."""
@@ -168,8 +169,9 @@ def open_video(
     Args:
         backend: `pyav` (default), `nvdec` (the GPU's decoder; what it cannot decode is the CPU's), `auto` (both, where
             that is faster), `decord`, `torchcodec`, or a decoder that was registered (`media/decoders`).
-        timeout: seconds without a frame after which decoding is stopped; with it, decoding runs in its own process,
-            which also decodes ahead while the model computes. None: decode in this process, while iterating.
+        timeout: seconds without a frame after which decoding is stopped (twice as many where frames wait for the GPU's
+            decoder); with it, decoding runs in processes of its own, which also decode ahead while the model computes.
+            None: never, and but for `nvdec` and `auto` in this process, while iterating.
         decoder_scaler: let the decoder scale (faster, a little different from the exact resize; PyAV only).
         chunk: frames held at once.
         workers: most decoder processes (with a timeout, and PyAV); None: one for each core this process may use.

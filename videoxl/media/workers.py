@@ -5,6 +5,7 @@ Every part is decoded by itself, so the frames are the same for any number of de
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -109,10 +110,13 @@ class DecoderWorkers:
         queue.ahead = FRAMES_AHEAD_ON_GPU
 
         def give_up(reason: str) -> None:
-            self._say_cpu(reason)
+            self.notes.append(f"the rest of {self._path} is decoded by the CPU: {reason}")
+            queue.quick = 0
             queue.let_steady_take_all()
-            self._set_processes(number)
+            with contextlib.suppress(OSError):  # those that run go on
+                self._set_processes(number)
 
+        queue.quick = gpu.units
         self._gpu = GpuDecoders(queue, parts[0], self.info, gpu, self._side, self._choice.stored_shape, give_up)
         beside = max(1, number - _CORES_A_UNIT * gpu.units)
         self._set_processes(beside if backend == "auto" else 1)
@@ -132,13 +136,13 @@ class DecoderWorkers:
             spare.kill()
         del self._processes[number:]
         self._processes += [DecoderProcess(self._path) for _ in range(number - len(self._processes))]
-        self._queue.decoders = len(self._processes) + self.units
+        self._queue.steady += len(self._processes) - self._taking
         stretch = (1.0, 1.0) if self._choice.stored_shape else self.info.stretch()
         turned = {"rotation": self.info.rotation, "mirrored": self.info.mirrored}
         for process in self._processes[self._taking :]:
             process.request(
                 do="open", path=self._path, **turned, side=self._side, scaler=self._scaler, stretch=list(stretch),
-                nice=self._gpu is not None,
+                nice=self.units > 0,
             )  # fmt: skip
             self._in_thread(self._take_parts, process)
         self._taking = len(self._processes)
@@ -161,6 +165,7 @@ class DecoderWorkers:
             except BaseException as error:  # kept for whoever reads up to it
                 self._queue.fail(number, error)
                 break
+        self._queue.leave(steady=True)
         process.kill()
 
     def _ask_for(self, process: DecoderProcess, number: int, part: Part | None) -> None:
@@ -182,9 +187,9 @@ class DecoderWorkers:
                 # The process that decodes it has a limit of its own.
                 while (frame := self._queue.next(number, 2 * self._timeout)) is not None:
                     yield frame
-            if self._gpu is not None and self._gpu.given_back:
+            if self._queue.rescued:
                 self.notes.append(
-                    f"{self._gpu.given_back} frames of {self._path} were decoded by the CPU: the GPU's decoder did not "
+                    f"{self._queue.rescued} frames of {self._path} were decoded by the CPU: the GPU's decoder did not "
                     "give them"
                 )
         finally:

@@ -22,7 +22,7 @@ from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, check_registered, get_compressor
 from videoxl.compression.plan import RatioChooser
 from videoxl.errors import BatchError, ConfigError, MemoryFileError, PlanError, PromptError
-from videoxl.model.memory_check import check_state
+from videoxl.model.memory_state import restore, state_of
 from videoxl.model.prompt import Prompt
 from videoxl.model.room import ensure_room
 from videoxl.model.runner import SpanReader, check_finite, last_hidden, make_chooser
@@ -370,23 +370,7 @@ class VideoMemory:
 
     def state(self) -> MemoryState:
         """The content of this memory's file, as plain values and tensors."""
-        layers = [layer.first_row() for layer in self.cache.layers]
-        chooser = self.reader.planner.chooser
-        return MemoryState(
-            prefix_ids=self.prefix_ids,
-            ratios=list(chooser.ratios),
-            ratio_mix=chooser.mix,
-            window_ratios=list(self.cache.window_ratios),
-            window=self.reader.planner.window,
-            compressor=self.reader.compressor.name,
-            source=self.source,
-            fingerprint=self.fingerprint,
-            timestamps=self.timestamps,
-            indices=self.indices,
-            beacon_spans=self.beacon_spans(),
-            layers=layers,
-            pending=None if self.reader.pending is None else self.reader.pending[0],
-        )
+        return state_of(self)
 
     @classmethod
     def from_state(cls, model, state: MemoryState) -> VideoMemory:
@@ -395,20 +379,7 @@ class VideoMemory:
         Raises:
             MemoryFileError: values that do not agree with each other or with the model.
         """
-        cache = SummaryCache(len(state.layers))
-        limit = model.config.max_position_embeddings
-        chooser = RatioChooser(state.ratios, state.ratio_mix, state.window, limit)
-        reader = SpanReader(model.model, cache, chooser, get_compressor(state.compressor))
-        # A memory holds only full windows, so planning as many again restores the plan.
-        reader.windows = [reader.planner.next_window(state.window) for _ in state.window_ratios]
-        check_state(model, state, reader)
-        for index, layer in enumerate(cache.layers):
-            pair, state.layers[index] = state.layers[index], None  # else all layers would be held twice
-            if pair is not None:
-                layer.growing.replace(*(part.unsqueeze(0) for part in pair))
-        cache.restore(len(state.prefix_ids) + reader.planner.position, state.window_ratios)
-        if state.pending is not None:
-            reader.pending = state.pending.to(model.model.embed_tokens.weight.device).unsqueeze(0)
+        cache, reader = restore(model, state)
         memory = cls(model, cache, reader, state.prefix_ids)
         memory.timestamps, memory.indices = state.timestamps, state.indices
         memory.source = state.source

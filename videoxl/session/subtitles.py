@@ -9,10 +9,11 @@ from typing import Any
 
 from videoxl.errors import PromptError, SubtitleError
 from videoxl.media.subtitles import SubtitleLine, read_subtitles
-from videoxl.model.memory import VideoMemory
 from videoxl.session.answer import FrameTime
 from videoxl.session.sources import is_memory, is_picture
+from videoxl.utils.numbers import is_number
 
+_MOST_LETTERS = 400_000  # about 100,000 tokens; five hours of speech
 OWN = "own"
 """In place of a file: the text stream of the video itself."""
 
@@ -33,19 +34,28 @@ def find_subtitles(subtitles: Any, sources: Sequence[Any], question: Any) -> lis
     if len(films) != 1:
         raise PromptError(f"subtitles belong to one video; {len(films)} were given")
     if isinstance(subtitles, (list, tuple)):
-        wrong = [line for line in subtitles if not isinstance(line, SubtitleLine)]
-        if wrong:
-            raise PromptError(f"a line of subtitles is a SubtitleLine; got a {type(wrong[0]).__name__}")
+        for line in subtitles:
+            _check_line(line)
         return sorted(subtitles, key=lambda line: line.start)
     if not isinstance(subtitles, (str, Path)):
         raise PromptError(f"subtitles are a file, 'own' or lines; got a {type(subtitles).__name__}")
     if str(subtitles) != OWN:
         return read_subtitles(subtitles)
     (film,) = films
-    path = film.source.get("path") if isinstance(film, VideoMemory) else film
-    if is_memory(path) or not isinstance(path, (str, Path)):
+    if is_memory(film):
         raise SubtitleError("a memory does not hold the subtitles of its video; give the video's file as subtitles")
-    return read_subtitles(path)
+    return read_subtitles(film)
+
+
+def _check_line(line: Any) -> None:
+    if not isinstance(line, SubtitleLine):
+        raise PromptError(f"a line of subtitles is a SubtitleLine; got a {type(line).__name__}")
+    for name in ("start", "end"):
+        value = getattr(line, name)
+        if not is_number(value) or not math.isfinite(value):
+            raise PromptError(f"{name} of a line of subtitles is {value!r}; it must be a number of seconds")
+    if not isinstance(line.text, str):
+        raise PromptError(f"the text of a line of subtitles is {line.text!r}; it must be a text")
 
 
 def with_subtitles(question: str, lines: Sequence[SubtitleLine], frames: Sequence[FrameTime]) -> tuple[str, str]:
@@ -56,6 +66,12 @@ def with_subtitles(question: str, lines: Sequence[SubtitleLine], frames: Sequenc
     step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1.0
     shown = [line for line in lines if line.end >= times[0] and line.start <= times[-1] + step]
     note = f"{len(shown)} of {len(lines)} lines of subtitles are in the prompt"
+    letters = sum(len(line.text) for line in shown)
+    if letters > _MOST_LETTERS:
+        raise PromptError(
+            f"the subtitles have {letters:,} letters while the frames are shown; at most {_MOST_LETTERS:,} go into a "
+            "prompt. Choose a shorter part with start and end"
+        )
     if not shown:
         return question, note
     texts = [f"[{_clock(line.start)}] {line.text}" for line in shown]
@@ -64,6 +80,6 @@ def with_subtitles(question: str, lines: Sequence[SubtitleLine], frames: Sequenc
 
 def _clock(seconds: float) -> str:
     """83.5 -> 1:23."""
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(max(int(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

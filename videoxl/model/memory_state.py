@@ -1,10 +1,57 @@
-"""Whether a stored memory agrees with itself and with a model, before anything is built from it."""
+"""A memory's content as plain values, and back: what is stored is checked against itself and a model first."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from videoxl.cache.memory_file import MemoryState
+from videoxl.cache.summary import SummaryCache
+from videoxl.compression.base import get_compressor
+from videoxl.compression.plan import RatioChooser
 from videoxl.errors import MemoryFileError
 from videoxl.model.runner import SpanReader
+
+if TYPE_CHECKING:
+    from videoxl.model.memory import VideoMemory
+
+
+def state_of(memory: VideoMemory) -> MemoryState:
+    """See `VideoMemory.state`."""
+    reader, chooser = memory.reader, memory.reader.planner.chooser
+    return MemoryState(
+        prefix_ids=memory.prefix_ids,
+        ratios=list(chooser.ratios),
+        ratio_mix=chooser.mix,
+        window_ratios=list(memory.cache.window_ratios),
+        window=reader.planner.window,
+        compressor=reader.compressor.name,
+        source=memory.source,
+        fingerprint=memory.fingerprint,
+        timestamps=memory.timestamps,
+        indices=memory.indices,
+        beacon_spans=memory.beacon_spans(),
+        layers=[layer.first_row() for layer in memory.cache.layers],
+        pending=None if reader.pending is None else reader.pending[0],
+    )
+
+
+def restore(model, state: MemoryState) -> tuple[SummaryCache, SpanReader]:
+    """Cache and reader of a stored memory; removes the layers from the state. Raises as `VideoMemory.from_state`."""
+    cache = SummaryCache(len(state.layers))
+    limit = model.config.max_position_embeddings
+    chooser = RatioChooser(state.ratios, state.ratio_mix, state.window, limit)
+    reader = SpanReader(model.model, cache, chooser, get_compressor(state.compressor))
+    # A memory holds only full windows, so planning as many again restores the plan.
+    reader.windows = [reader.planner.next_window(state.window) for _ in state.window_ratios]
+    check_state(model, state, reader)
+    for index, layer in enumerate(cache.layers):
+        pair, state.layers[index] = state.layers[index], None  # else all layers would be held twice
+        if pair is not None:
+            layer.growing.replace(*(part.unsqueeze(0) for part in pair))
+    cache.restore(len(state.prefix_ids) + reader.planner.position, state.window_ratios)
+    if state.pending is not None:
+        reader.pending = state.pending.to(model.model.embed_tokens.weight.device).unsqueeze(0)
+    return cache, reader
 
 
 def check_state(model, state: MemoryState, reader: SpanReader) -> None:

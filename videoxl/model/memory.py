@@ -5,11 +5,13 @@ Shape letters: R rows, F frames, M stored positions, b beacons, N key/value head
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,12 +24,25 @@ from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, check_registered, get_compressor
 from videoxl.compression.plan import RatioChooser
 from videoxl.errors import BatchError, ConfigError, MemoryFileError, PlanError, PromptError
-from videoxl.model.memory_state import restore, state_of
+from videoxl.model.memory_state import facts_about, layer_devices, restore, state_of
 from videoxl.model.prompt import Prompt
 from videoxl.model.room import ensure_room
 from videoxl.model.runner import SpanReader, check_finite, last_hidden, make_chooser
 from videoxl.model.visual import Progress, frame_tokens, iter_pixels
 from videoxl.utils.timing import StageTimer
+
+_Method = TypeVar("_Method", bound=Callable)
+
+
+def _one_at_a_time(method: _Method) -> _Method:
+    """What one thread does with a memory is whole before the next one looks."""
+
+    @functools.wraps(method)
+    def run(self, *arguments, **options):
+        with self._lock:
+            return method(self, *arguments, **options)
+
+    return run  # type: ignore[return-value]
 
 
 class VideoMemory:
@@ -60,7 +75,7 @@ class VideoMemory:
         self._torn = False
         self._is_closed = False
         self._closed: tuple[SummaryCache, SpanReader] | None = None
-        self._lock = threading.RLock()  # what one thread does is whole before the next one looks
+        self._lock = threading.RLock()
 
     @classmethod
     @torch.no_grad()
@@ -91,6 +106,7 @@ class VideoMemory:
             raise MemoryFileError("the model of this memory is gone; load the memory's file with VideoMemory.load")
         return model
 
+    @_one_at_a_time
     @torch.no_grad()
     def extend(
         self, frames: Tensor | Iterable, progress: Progress | None = None, timer: StageTimer | None = None
@@ -102,10 +118,6 @@ class VideoMemory:
             MemoryFileError: the memory is closed, or an earlier `extend` was interrupted.
             BatchError: a memory of several videos, or pixels of another shape.
         """
-        with self._lock:
-            self._extend(frames, progress, timer)
-
-    def _extend(self, frames: Tensor | Iterable, progress: Progress | None, timer: StageTimer | None) -> None:
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; extend them together with extend_tokens")
@@ -131,6 +143,7 @@ class VideoMemory:
             check_finite(hidden, self.cache)
         self.source.update(getattr(frames, "source", {}))
 
+    @_one_at_a_time
     @torch.no_grad()
     def extend_tokens(self, tokens: Tensor, timestamps: Sequence[float] | None = None) -> None:
         """Read frames whose visual tokens are computed already (`frame_tokens`); timestamps in seconds, if known.
@@ -141,10 +154,6 @@ class VideoMemory:
         Raises:
             BatchError: the number of rows or of timestamps does not match.
         """
-        with self._lock:
-            self._extend_tokens(tokens, timestamps)
-
-    def _extend_tokens(self, tokens: Tensor, timestamps: Sequence[float] | None) -> None:
         self.check_whole()
         tokens = tokens if tokens.dim() == 4 else tokens.unsqueeze(0)
         if len(tokens) != self.rows:
@@ -157,6 +166,7 @@ class VideoMemory:
         if hidden is not None:
             check_finite(hidden, self.cache)
 
+    @_one_at_a_time
     def fork(self, rows: int = 1) -> VideoMemory:
         """Another memory of the same frames that grows independently; storage is shared until both write.
 
@@ -168,19 +178,6 @@ class VideoMemory:
         Raises:
             BatchError: `rows` is not 1 and this memory has several already.
         """
-        with self._lock:
-            return self._fork(rows)
-
-    def __deepcopy__(self, _memo: dict) -> VideoMemory:
-        return self.fork()
-
-    def __copy__(self) -> VideoMemory:
-        return self.fork()
-
-    def __reduce__(self):
-        raise MemoryFileError("a memory belongs to its model; write it with save, and read it with VideoMemory.load")
-
-    def _fork(self, rows: int) -> VideoMemory:
         self.check_whole()
         if rows != 1 and self.rows != 1:
             raise BatchError(f"a memory of {self.rows} videos cannot be forked into rows; take one out with row()")
@@ -193,17 +190,25 @@ class VideoMemory:
                 reader.pending = reader.pending.expand(rows, -1, -1)
         return self._like(cache, reader, max(rows, self.rows))
 
+    @_one_at_a_time
     def row(self, index: int) -> VideoMemory:
         """One video of several, as a memory of its own."""
-        with self._lock:
-            self.check_whole()
-            cache = self.cache.fork()
-            reader = self.reader.fork(cache)
-            if self.rows > 1:
-                cache.batch_select_indices(torch.tensor([range(self.rows)[index]]))
-                if reader.pending is not None:
-                    reader.pending = reader.pending[index].unsqueeze(0)
-            return self._like(cache, reader, 1)
+        self.check_whole()
+        cache = self.cache.fork()
+        reader = self.reader.fork(cache)
+        if self.rows > 1:
+            cache.batch_select_indices(torch.tensor([range(self.rows)[index]]))
+            if reader.pending is not None:
+                reader.pending = reader.pending[index].unsqueeze(0)
+        return self._like(cache, reader, 1)
+
+    def __deepcopy__(self, _memo: dict | None = None) -> VideoMemory:
+        return self.fork()
+
+    __copy__ = __deepcopy__
+
+    def __reduce__(self):
+        raise MemoryFileError("a memory belongs to its model; write it with save, and read it with VideoMemory.load")
 
     def _like(self, cache: SummaryCache, reader: SpanReader, rows: int) -> VideoMemory:
         other = VideoMemory(self.model, cache, reader, self.prefix_ids)
@@ -242,35 +247,35 @@ class VideoMemory:
                     f"{_brief(self.prefix_ids)}; they must be equal"
                 )
 
+    @_one_at_a_time
     @torch.no_grad()
     def finalize_for_query(self, num_rows: int = 1) -> tuple[SummaryCache, RatioChooser]:
         """A cache for a question, with pending tokens read, and the ratio chooser to continue with after it.
 
         The content of this memory does not change. Pending tokens are read only for the first question.
         """
-        with self._lock:
-            self.check_whole()
-            if self.rows > 1:
-                raise BatchError(f"this memory has {self.rows} videos; ask one of them, taken out with row()")
-            if self._closed is None:
-                self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
-                closed = self.cache.fork()
-                reader = self.reader.fork(closed)
-                for hidden in reader.close():
-                    check_finite(hidden, closed)
-                self._closed = closed, reader
-            closed, reader = self._closed
-            cache = closed.fork()
+        self.check_whole()
+        if self.rows > 1:
+            raise BatchError(f"this memory has {self.rows} videos; ask one of them, taken out with row()")
+        if self._closed is None:
+            self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
+            closed = self.cache.fork()
+            reader = self.reader.fork(closed)
+            for hidden in reader.close():
+                check_finite(hidden, closed)
+            self._closed = closed, reader
+        closed, reader = self._closed
+        cache = closed.fork()
         if num_rows > 1:
             repeat_rows(cache, num_rows, self.model.config._attn_implementation)
         return cache, reader.planner.fork().chooser
 
+    @_one_at_a_time
     def close(self) -> None:
         """Release the device memory; this memory cannot be used any more, but its forks can."""
-        with self._lock:
-            self._is_closed, self._closed = True, None
-            self.cache = SummaryCache(0)
-            self.reader.cache, self.reader.pending = self.cache, None
+        self._is_closed, self._closed = True, None
+        self.cache = SummaryCache(0)
+        self.reader.cache, self.reader.pending = self.cache, None
 
     def __enter__(self) -> VideoMemory:
         return self
@@ -336,37 +341,22 @@ class VideoMemory:
     def info(self) -> dict:
         """Facts about this memory, as `videoxl info` prints them."""
         self.check_whole()
-        known = [time for time in self.timestamps if time == time]
-        return {
-            "frames": self.num_frames,
-            "visual_tokens": self.num_visual_tokens,
-            "pending_tokens": self.num_pending,
-            "cached_positions": self.cache.get_query_offset(),
-            "compressor": self.reader.compressor.name,
-            "window_ratios": sorted(set(self.cache.window_ratios)),
-            "windows": len(self.cache.window_ratios),
-            "bytes": self.cache.num_bytes,
-            "first_second": known[0] if known else None,
-            "last_second": known[-1] if known else None,
-            "prefix_tokens": len(self.prefix_ids),
-            **{f"source_{key}": value for key, value in self.source.items()},
-            **{f"model_{key}": value for key, value in self.fingerprint.items()},
-        }
+        return facts_about(self)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
+    @_one_at_a_time
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write this memory to one safetensors file; it appears whole or not at all.
 
         Raises:
             MemoryFileError: the file exists and `overwrite` is false, or it cannot be written.
             BatchError: a memory of several videos. ConfigError: a compressor that is not registered."""
-        with self._lock:
-            self.check_whole()
-            if self.rows > 1:
-                raise BatchError(f"this memory has {self.rows} videos; save them one by one, taken out with row()")
-            check_registered(self.reader.compressor)
-            write_memory(self.state(), Path(path), overwrite)
+        self.check_whole()
+        if self.rows > 1:
+            raise BatchError(f"this memory has {self.rows} videos; save them one by one, taken out with row()")
+        check_registered(self.reader.compressor)
+        write_memory(self.state(), Path(path), overwrite)
 
     def state(self) -> MemoryState:
         """The content of this memory's file, as plain values and tensors."""
@@ -404,10 +394,6 @@ class VideoMemory:
             return cls.from_state(model, state)
         except (MemoryFileError, PlanError, ConfigError) as error:
             raise MemoryFileError(f"{path} does not fit this model: {error}") from error
-
-
-def layer_devices(model) -> list[torch.device]:
-    return [layer.self_attn.q_proj.weight.device for layer in model.model.layers]
 
 
 def _brief(ids: list[int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from videoxl.cache.memory_file import MemoryState
 from videoxl.cache.summary import SummaryCache
@@ -11,11 +11,28 @@ from videoxl.compression.plan import RatioChooser
 from videoxl.errors import MemoryFileError
 from videoxl.model.runner import SpanReader
 
-if TYPE_CHECKING:
-    from videoxl.model.memory import VideoMemory
+
+def facts_about(memory) -> dict:
+    """See `VideoMemory.info`."""
+    known = [time for time in memory.timestamps if time == time]
+    return {
+        "frames": memory.num_frames,
+        "visual_tokens": memory.num_visual_tokens,
+        "pending_tokens": memory.num_pending,
+        "cached_positions": memory.cache.get_query_offset(),
+        "compressor": memory.reader.compressor.name,
+        "window_ratios": sorted(set(memory.cache.window_ratios)),
+        "windows": len(memory.cache.window_ratios),
+        "bytes": memory.cache.num_bytes,
+        "first_second": known[0] if known else None,
+        "last_second": known[-1] if known else None,
+        "prefix_tokens": len(memory.prefix_ids),
+        **{f"source_{key}": value for key, value in memory.source.items()},
+        **{f"model_{key}": value for key, value in memory.fingerprint.items()},
+    }
 
 
-def state_of(memory: VideoMemory) -> MemoryState:
+def state_of(memory) -> MemoryState:
     """See `VideoMemory.state`."""
     reader, chooser = memory.reader, memory.reader.planner.chooser
     return MemoryState(
@@ -52,6 +69,11 @@ def restore(model, state: MemoryState) -> tuple[SummaryCache, SpanReader]:
     if state.pending is not None:
         reader.pending = state.pending.to(model.model.embed_tokens.weight.device).unsqueeze(0)
     return cache, reader
+
+
+def layer_devices(model) -> list[torch.device]:
+    """Where each layer keeps its keys and values."""
+    return [layer.self_attn.q_proj.weight.device for layer in model.model.layers]
 
 
 def check_state(model, state: MemoryState, reader: SpanReader) -> None:

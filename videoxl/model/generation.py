@@ -97,6 +97,7 @@ class VideoXLGenerationMixin(GenerationMixin):
         if memory is not None:
             if ratio is not None or compressor is not None:
                 raise PromptError("a memory has its ratio and its compressor already; leave ratio and compressor out")
+            memory = memory.snapshot()  # whatever other threads do to it meanwhile
             memory.check_prompt(self, prompt)
         spans = arrange_spans(
             [] if images is None else images,

@@ -5,13 +5,11 @@ Shape letters: R rows, F frames, M stored positions, b beacons, N key/value head
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,20 +27,8 @@ from videoxl.model.prompt import Prompt
 from videoxl.model.room import ensure_room
 from videoxl.model.runner import SpanReader, check_finite, last_hidden, make_chooser
 from videoxl.model.visual import Progress, frame_tokens, iter_pixels
+from videoxl.utils.locking import one_at_a_time
 from videoxl.utils.timing import StageTimer
-
-_Method = TypeVar("_Method", bound=Callable)
-
-
-def _one_at_a_time(method: _Method) -> _Method:
-    """What one thread does with a memory is whole before the next one looks."""
-
-    @functools.wraps(method)
-    def run(self, *arguments, **options):
-        with self._lock:
-            return method(self, *arguments, **options)
-
-    return run  # type: ignore[return-value]
 
 
 class VideoMemory:
@@ -106,7 +92,7 @@ class VideoMemory:
             raise MemoryFileError("the model of this memory is gone; load the memory's file with VideoMemory.load")
         return model
 
-    @_one_at_a_time
+    @one_at_a_time
     @torch.no_grad()
     def extend(
         self, frames: Tensor | Iterable, progress: Progress | None = None, timer: StageTimer | None = None
@@ -143,7 +129,7 @@ class VideoMemory:
             check_finite(hidden, self.cache)
         self.source.update(getattr(frames, "source", {}))
 
-    @_one_at_a_time
+    @one_at_a_time
     @torch.no_grad()
     def extend_tokens(self, tokens: Tensor, timestamps: Sequence[float] | None = None) -> None:
         """Read frames whose visual tokens are computed already (`frame_tokens`); timestamps in seconds, if known.
@@ -166,7 +152,7 @@ class VideoMemory:
         if hidden is not None:
             check_finite(hidden, self.cache)
 
-    @_one_at_a_time
+    @one_at_a_time
     def fork(self, rows: int = 1) -> VideoMemory:
         """Another memory of the same frames that grows independently; storage is shared until both write.
 
@@ -190,7 +176,7 @@ class VideoMemory:
                 reader.pending = reader.pending.expand(rows, -1, -1)
         return self._like(cache, reader, max(rows, self.rows))
 
-    @_one_at_a_time
+    @one_at_a_time
     def row(self, index: int) -> VideoMemory:
         """One video of several, as a memory of its own."""
         self.check_whole()
@@ -247,7 +233,18 @@ class VideoMemory:
                     f"{_brief(self.prefix_ids)}; they must be equal"
                 )
 
-    @_one_at_a_time
+    @one_at_a_time
+    def snapshot(self) -> VideoMemory:
+        """This memory as it is now, to be asked while other threads extend it; costs nothing."""
+        self.check_whole()
+        if self.rows == 1:
+            self._read_pending()
+        cache = self.cache.fork()
+        other = self._like(cache, self.reader.fork(cache), self.rows)
+        other._closed = self._closed
+        return other
+
+    @one_at_a_time
     @torch.no_grad()
     def finalize_for_query(self, num_rows: int = 1) -> tuple[SummaryCache, RatioChooser]:
         """A cache for a question, with pending tokens read, and the ratio chooser to continue with after it.
@@ -257,6 +254,15 @@ class VideoMemory:
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; ask one of them, taken out with row()")
+        closed, reader = self._read_pending()
+        cache = closed.fork()
+        if num_rows > 1:
+            repeat_rows(cache, num_rows, self.model.config._attn_implementation)
+        return cache, reader.planner.fork().chooser
+
+    @torch.no_grad()
+    def _read_pending(self) -> tuple[SummaryCache, SpanReader]:
+        """Cache and reader after the pending tokens, kept for the next question."""
         if self._closed is None:
             self.cache.make_room(2 * self.num_pending)  # a window's tokens and at most as many beacons
             closed = self.cache.fork()
@@ -264,13 +270,9 @@ class VideoMemory:
             for hidden in reader.close():
                 check_finite(hidden, closed)
             self._closed = closed, reader
-        closed, reader = self._closed
-        cache = closed.fork()
-        if num_rows > 1:
-            repeat_rows(cache, num_rows, self.model.config._attn_implementation)
-        return cache, reader.planner.fork().chooser
+        return self._closed
 
-    @_one_at_a_time
+    @one_at_a_time
     def close(self) -> None:
         """Release the device memory; this memory cannot be used any more, but its forks can."""
         self._is_closed, self._closed = True, None
@@ -345,7 +347,7 @@ class VideoMemory:
 
     # -- files -------------------------------------------------------------------------------------------------------
 
-    @_one_at_a_time
+    @one_at_a_time
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write this memory to one safetensors file; it appears whole or not at all.
 
@@ -366,8 +368,7 @@ class VideoMemory:
     def from_state(cls, model, state: MemoryState) -> VideoMemory:
         """A memory of `model`, whose fingerprint the state has. Removes the layers from the state.
 
-        Raises:
-            MemoryFileError: values that do not agree with each other or with the model.
+        Raises `MemoryFileError` for values that do not agree with each other or with the model.
         """
         cache, reader = restore(model, state)
         memory = cls(model, cache, reader, state.prefix_ids)
@@ -382,8 +383,7 @@ class VideoMemory:
         Args:
             verify: compare the file's checksums; False is a little faster, and damage may go unseen.
 
-        Raises:
-            MemoryFileError: no memory file, a damaged one, or one of another model.
+        Raises `MemoryFileError`: no memory file, a damaged one, or one of another model.
         """
 
         def own(version: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import get_compressor
 from videoxl.compression.plan import RatioChooser
 from videoxl.errors import MemoryFileError
+from videoxl.model.modality import visual_length
 from videoxl.model.runner import SpanReader
 
 
@@ -106,7 +107,11 @@ def check_state(model, state: MemoryState, reader: SpanReader) -> None:
         if not 0 < pending < state.window:
             raise MemoryFileError(f"it has {pending} pending tokens; a window of {state.window} would have been read")
     tokens, frames = reader.planner.position + pending, len(state.timestamps)
-    if tokens % frames if frames else tokens:
+    tower = model.model.tower if model.model.vision_tower is not None else None
+    fits = not (tokens % frames if frames else tokens)
+    if tower is not None:
+        fits = tokens == (visual_length(frames, tower.num_patches, "video", config) if frames else 0)
+    if not fits:
         raise MemoryFileError(f"it has {tokens} visual tokens of {frames} frames")
     _same("shape of beacon_spans", list(state.beacon_spans.shape), [kept, 2])
 

@@ -301,7 +301,7 @@ class VideoXL:
         if sources and (is_memory(sources[0]) or (len(sources) == 1 and is_video(sources[0]))):
             first = sources[0]
             if is_memory(first):
-                memory = first if isinstance(first, VideoMemory) else self.load_memory(first)
+                memory = first.snapshot() if isinstance(first, VideoMemory) else self.load_memory(first)
             else:
                 memory = self.read(first, **reading, prompt=prompt, timer=timer)
             notes += memory.notes

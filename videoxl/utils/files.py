@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from videoxl.errors import DataError
+from videoxl.utils.digest import digest
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a draft file beside `path`; on success it is flushed to disk and renamed to `path`, otherwise deleted.
 
-    The finished file gets the mode of the user's other new files, whichever library wrote the draft.
+    The finished file gets the mode of the user's other new files, whichever library wrote the draft. Drafts of the
+    same file that killed processes of this machine left behind are removed.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    sweep_drafts(path)
+    handle, name = tempfile.mkstemp(prefix=f"{_draft_stem(path)}{os.getpid()}-", suffix=".tmp", dir=path.parent)
     os.close(handle)
     draft = Path(name)
     try:
@@ -45,7 +50,8 @@ def whole_folder(path: Path, replaces: bool = False) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         raise DataError(f"{path} is a file; name another folder")
     claim_output(path.parent)
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    sweep_drafts(path)
+    draft = Path(tempfile.mkdtemp(prefix=f"{_draft_stem(path)}{os.getpid()}-", suffix=".tmp", dir=path.parent))
     aside = draft.with_suffix(".old")
     try:
         yield draft
@@ -64,6 +70,36 @@ def whole_folder(path: Path, replaces: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep_drafts(path: Path) -> None:
+    """Remove drafts of a file or folder whose process, of this machine, is gone."""
+    stem = _draft_stem(path)
+    for draft in path.parent.glob(f"{glob.escape(stem)}*.tmp"):
+        number = draft.name.removeprefix(stem).partition("-")[0]
+        if number.isdigit() and not _is_alive(int(number)):
+            if draft.is_dir() and not draft.is_symlink():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    draft.unlink()
+
+
+def _draft_stem(path: Path) -> str:
+    """How the drafts of a file begin on this machine; the number of the process follows."""
+    # Names have at most 255 bytes, and a draft's needs some 50 more than the file's.
+    name = path.name.encode()[:180].decode(errors="ignore")
+    return f".{name}.{digest(platform.node(), path.name, digits=8)}-"
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

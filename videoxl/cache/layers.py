@@ -285,6 +285,15 @@ class SummaryLayer(WindowLayer):
         self.length = keys.shape[2]
         self._own(*(_resized(new, self.length, self.length) for new in (keys, values)))
 
+    def adopt(self, keys: Tensor, values: Tensor) -> None:
+        """Replace the whole content by [B, N, M, D] tensors of a file: themselves on a GPU, a copy on the CPU, where
+        they are views of the file, which others may overwrite."""
+        if keys.device.type == "cpu":
+            self.replace(keys, values)
+            return
+        self.length = keys.shape[2]
+        self._own(keys, values)
+
     # -- transformers' cache protocol ----------------------------------------------------------------------------
 
     @property

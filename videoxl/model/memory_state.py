@@ -65,7 +65,7 @@ def restore(model, state: MemoryState) -> tuple[SummaryCache, SpanReader]:
     for index, layer in enumerate(cache.layers):
         pair, state.layers[index] = state.layers[index], None  # else all layers would be held twice
         if pair is not None:
-            layer.growing.replace(*(part.unsqueeze(0) for part in pair))
+            layer.growing.adopt(*(part.unsqueeze(0) for part in pair))
     cache.restore(len(state.prefix_ids) + reader.planner.position, state.window_ratios)
     if state.pending is not None:
         reader.pending = state.pending.to(model.model.embed_tokens.weight.device).unsqueeze(0)

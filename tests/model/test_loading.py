@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 
 import pytest
@@ -105,6 +107,134 @@ def test_missing_beacon_weights_start_as_copies(copy):
             assert torch.equal(own.weight, twin.weight) and torch.equal(own.bias, twin.bias)
     eos = model.config.eos_token_id
     assert torch.equal(model.model.beacon_embed_tokens.weight[0], model.model.embed_tokens.weight[eos])
+
+
+def index_of(folder, **names):
+    """An index whose weights lie in the files of these names."""
+    weights = load_file(folder / "model.safetensors")
+    content = {"weight_map": dict.fromkeys(weights, "model.safetensors") | names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+
+def replaced(folder, name, make):
+    (folder / name).unlink()
+    make(folder / name)
+
+
+def some_beacons_missing(weights):
+    for name in [name for name in weights if "beacon_k_proj" in name][1:]:
+        del weights[name]
+
+
+def no_tokenizer(folder):
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "tokenizer.json").write_text(
+        json.dumps(
+            {
+                "version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None,
+                "post_processor": None, "decoder": None, "truncation": None, "padding": None,
+                "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"},
+            }
+        )
+    )  # fmt: skip
+
+
+HUGE = 1 << 63
+REFUSED = [
+    (
+        lambda folder: edit_weights(folder, some_beacons_missing),
+        "lacks 5 of its 19 .* or none: .*beacon_k_proj",
+    ),
+    (
+        lambda folder: edit_weights(folder, lambda w: w.pop("model.beacon_embed_tokens.weight")),
+        "or none: model.beacon_embed_tokens.weight",
+    ),
+    (
+        lambda folder: edit_weights(folder, lambda w: w.update({"model.norm.weight": w["model.norm.weight"].int()})),
+        "model.norm.weight holds I32",
+    ),
+    (lambda folder: edit_config(folder, num_hidden_layers=HUGE), f"num_hidden_layers is {HUGE}; it must be 1 to 4,096"),
+    (lambda folder: edit_config(folder, num_hidden_layers=4000), "num_hidden_layers.* .4000. must be equal"),
+    (lambda folder: edit_config(folder, hidden_size=100_000), "hidden_size is 100000, and the weights have 96"),
+    (lambda folder: edit_config(folder, vocab_size=-1), "vocab_size is -1"),
+    (lambda folder: edit_config(folder, vocab_size="many"), "vocab_size is many"),
+    (lambda folder: edit_config(folder, vocab_size=1 << 23), "vocab_size is 8388608, and the weights have"),
+    (lambda folder: edit_config(folder, beacon_window=1e9), r"beacon_window is 1000000000\.0"),
+    (lambda folder: edit_config(folder, mm_vision_config={"hidden_size": HUGE}), "mm_vision_config.hidden_size"),
+    (
+        lambda folder: edit_config(folder, mm_vision_config={"hidden_size": 1 << 17, "num_hidden_layers": 4096}),
+        "mm_vision_config asks for",
+    ),
+    (lambda folder: edit_config(folder, mm_vision_config={"model_type": "siglip_vision_model"}), "siglip_vision_model"),
+    (lambda folder: (folder / "config.json").write_text("[1]"), "holds a list"),
+    (lambda folder: (folder / "config.json").write_text("[" * 100_000), "not valid JSON"),
+    (lambda folder: replaced(folder, "config.json", lambda path: os.mkfifo(path)), "no regular file"),
+    (lambda folder: replaced(folder, "config.json", lambda path: path.symlink_to(path)), "config.json"),
+    (lambda folder: replaced(folder, "model.safetensors", lambda path: os.mkfifo(path)), "no regular file"),
+    (lambda folder: replaced(folder, "model.safetensors", lambda path: path.mkdir()), "no regular file"),
+    (lambda folder: index_of(folder, a="../elsewhere.safetensors"), r"'\.\./elsewhere.safetensors', which is no file"),
+    (lambda folder: index_of(folder, a="/etc/passwd"), "'/etc/passwd', which is no file"),
+    (lambda folder: index_of(folder, a=".."), "'..', which is no file"),
+    (lambda folder: index_of(folder, a=3), "no object of file names"),
+    (lambda folder: index_of(folder, a="other.safetensors"), "other.safetensors: No such file"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 400), "its header has"),
+    (no_tokenizer, "has 6 tokens for a vocabulary of 320 and gives"),
+    (
+        lambda folder: edit_config(folder, mm_vision_config=None, mm_vision_tower="google/siglip-base"),
+        "vision tower 'google/siglip-base'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), REFUSED)
+def test_what_cannot_be_a_checkpoint_is_refused_in_one_line(copy, damage, said, monkeypatch):
+    def look_up(*args, **kwargs):
+        raise AssertionError("nothing is looked up on a hub")
+
+    monkeypatch.setattr("huggingface_hub.file_download._get_metadata_or_catch_error", look_up)
+    damage(copy)
+    with pytest.raises(VideoXLError, match=said) as caught:
+        load(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_new_kind_of_beacon_weights_may_be_missing(copy):
+    """A checkpoint without `o` in `beacon_param` starts a training with it."""
+    config = videoxl.VideoXLConfig.from_pretrained(copy)
+    config.beacon_param = ["q", "k", "v", "o"]
+    model = LlavaQwenForCausalLM.from_pretrained(copy, config=config)
+    layer = model.model.layers[0].self_attn
+    assert torch.equal(layer.beacon_o_proj.weight, layer.o_proj.weight)
+
+
+def test_code_beside_a_tokenizer_is_not_run_nor_asked_about(copy, monkeypatch):
+    path = copy / "tokenizer_config.json"
+    stored = json.loads(path.read_text())
+    stored |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", "mine.Mine"]}}
+    path.write_text(json.dumps(stored))
+    (copy / "mine.py").write_text("raise SystemExit('it was run')\nclass Mine: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    with contextlib.suppress(CheckpointError):  # another tokenizer may be taken in its place
+        load(copy)
+
+
+def test_a_flipped_bit_of_the_weights_is_named(copy):
+    with pytest.raises(CheckpointError, match=r"no checksums\.json"):
+        load(copy, verify=True)
+    _, model, _, _ = load(copy)
+    model.save_pretrained(copy, max_shard_size="400KB")
+    (copy / "model.safetensors").unlink()
+    load(copy, verify=True)
+    path = sorted(copy.glob("model-*.safetensors"))[1]
+    whole = bytearray(path.read_bytes())
+    whole[-7] ^= 4
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=rf"{path.name}: model\.\S+ is not what was saved"):
+        load(copy, verify=True)
+    (copy / "checksums.json").write_text('{"files": 3}')
+    with pytest.raises(CheckpointError, match="no checksums"):
+        load(copy, verify=True)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from videoxl.cli.options import (
     Start,
     StoredShape,
     Timeout,
+    Verify,
 )
 from videoxl.cli.output import FrameProgress, notes, numbers_line, say_notes
 from videoxl.errors import PromptError
@@ -66,6 +67,7 @@ def ask(
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8: Fp8 = False,
+    verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a video."""
@@ -90,7 +92,7 @@ def ask(
 
         options["subtitles"] = find_subtitles(subtitles, sources, question)
     _check_choice(choice)
-    session = load(model, device, dtype, fp8)
+    session = load(model, device, dtype, fp8, verify)
     with FrameProgress() as advance:
         if stream and not as_json:
             pieces = session.stream(source, question, progress=advance, **options)
@@ -145,6 +147,7 @@ def summarize(
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8: Fp8 = False,
+    verify: Verify = False,
 ) -> None:
     """Read a video once and save its memory to a file. It can then be queried any number of times."""
     from videoxl.session.sources import as_sources, is_memory, is_picture
@@ -166,7 +169,7 @@ def summarize(
         "stored_shape": stored_shape or None,
     }  # fmt: skip
     _check_choice(choice)
-    session = load(model, device, dtype, fp8)
+    session = load(model, device, dtype, fp8, verify)
     timer = StageTimer(session.model.device)
     with FrameProgress() as advance:
         memory = session.read(
@@ -188,7 +191,7 @@ def summarize(
     print(numbers_line(facts))
 
 
-def load(model: Path | None, device: str, dtype: str, fp8: bool) -> VideoXL:
+def load(model: Path | None, device: str, dtype: str, fp8: bool, verify: bool = False) -> VideoXL:
     """Load the model, and print the notes for its users once."""
     import transformers
 
@@ -197,7 +200,7 @@ def load(model: Path | None, device: str, dtype: str, fp8: bool) -> VideoXL:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     with notes.status(f"loading {model.name if model is not None else 'the bundled model'}"):
-        session = VideoXL.from_pretrained(model, device, dtype, load_fp8=fp8)
+        session = VideoXL.from_pretrained(model, device, dtype, load_fp8=fp8, verify=verify)
     say_notes(session.notes())
     return session
 

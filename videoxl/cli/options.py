@@ -51,4 +51,7 @@ Fp8 = Annotated[
         "--fp8", help="Compute the language model in 8 bits (Ada and Hopper GPUs): less memory, faster, less exact."
     ),
 ]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Compare the model's weights with the checksums beside them first.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils import logging
 
 from videoxl.errors import CheckpointError
+from videoxl.model.preflight import check_folder, read_config
 
 _BEACON_KEY = re.compile(r"\.beacon_(q|k|v|o|up|down)_proj\.(weight|bias)$")
+_BEACON_EMBEDDING = "model.beacon_embed_tokens.weight"
 _SHOWN = 8
 
 
@@ -39,6 +42,9 @@ class CheckpointLoadingMixin(_Model):
             CheckpointError: keys that are missing, unexpected or of another shape; the message lists them.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            check_folder(folder)
         # Mismatched shapes are collected and reported below with the other keys.
         kwargs["ignore_mismatched_sizes"] = True
         with _quietly():  # what is missing is filled or reported below
@@ -47,6 +53,8 @@ class CheckpointLoadingMixin(_Model):
             )
         model, info = loaded
         missing = set(info["missing_keys"])
+        if folder.is_dir():
+            _check_beacons(folder, model, missing)
         copied = model.copy_missing_beacon_weights(missing)
         faults = {
             "missing": sorted(key for key in missing - copied if not key.startswith(may_lack or ("\0",))),
@@ -76,7 +84,7 @@ class CheckpointLoadingMixin(_Model):
             if _BEACON_KEY.search(name) and name in parameters:
                 parameters[name].copy_(_unpacked(parameters[name.replace("beacon_", "")]))
                 filled.add(name)
-        embedding = "model.beacon_embed_tokens.weight"
+        embedding = _BEACON_EMBEDDING
         if embedding in missing:
             eos = self.config.eos_token_id
             eos = eos[0] if isinstance(eos, list) else eos
@@ -85,6 +93,31 @@ class CheckpointLoadingMixin(_Model):
             parameters[embedding].copy_(self.model.embed_tokens.weight[eos : eos + 1])
             filled.add(embedding)
         return filled
+
+
+def _check_beacons(folder: Path, model, missing: set[str]) -> None:
+    """Beacon weights are filled with copies where the checkpoint has none at all: a few missing ones are damage.
+
+    Kinds that the checkpoint's own configuration does not name (`beacon_param`) may be new.
+    """
+    stored = read_config(folder).get("beacon_param") or ("q", "k", "v")
+    beacons = {name: _beacon_kind(name) for name, _ in model.named_parameters() if _beacon_kind(name)}
+    lacking = {name: kind for name, kind in beacons.items() if name in missing}
+    known = {name for name, kind in beacons.items() if kind == "embedding" or kind in stored}
+    if lacking.keys() & known and known - lacking.keys():
+        names = sorted(lacking.keys() & known)
+        raise CheckpointError(
+            f"checkpoint {folder} lacks {len(names)} of its {len(known)} beacon weights, and must have all of them or "
+            f"none: {_shorten(names)}"
+        )
+
+
+def _beacon_kind(name: str) -> str | None:
+    """`q`, `k`, `v`, `o`, `mlp` or `embedding`; None for another weight."""
+    if name == _BEACON_EMBEDDING:
+        return "embedding"
+    found = _BEACON_KEY.search(name)
+    return None if found is None else found[1] if found[1] in "qkvo" else "mlp"
 
 
 @contextmanager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
 from videoxl.cache.fingerprint import remember_origin
@@ -19,8 +21,13 @@ from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder.fp8 import to_fp8
 from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.model.preflight import read_config
+from videoxl.model.tokenizer import check_tokenizer, load_tokenizer
 from videoxl.model.towers import find_tower_folder, tower_class
+from videoxl.model.weight_checksums import verify_checksums
 
+# What reading a damaged or foreign folder raises, beside our own errors.
+_LOADING_ERRORS = (OSError, SafetensorError, ValueError, KeyError, UnpicklingError, StrictDataclassError)
 # A small share of the weights, but a large share of the quantisation error.
 UNQUANTIZED = ["model.vision_tower", "model.mm_projector", "lm_head"]
 _VISUAL_PREFIXES = ("model.vision_tower.", "model.mm_projector.")
@@ -39,6 +46,7 @@ def load_pretrained_model(
     overwrite_config: dict | None = None,
     torch_dtype: str | torch.dtype = "auto",
     multimodal: bool = True,
+    verify: bool = False,
     **kwargs,
 ):
     """Load a checkpoint in the published layout.
@@ -54,6 +62,7 @@ def load_pretrained_model(
         attn_implementation: `sdpa` (default), `eager` or `flash_attention_2` (falls back to sdpa where not installed).
         customized_config: a configuration to use in place of the checkpoint's.
         overwrite_config: configuration keys to set.
+        verify: compare the weights with the checksums that `save_pretrained` wrote beside them.
         torch_dtype: `auto` is bf16 (fp16 where the GPU has no bf16), float32 on the CPU.
         **kwargs: passed to `from_pretrained`.
 
@@ -68,7 +77,7 @@ def load_pretrained_model(
     path, base = Path(model_path), None if model_base is None else Path(model_base)
     adapter = (path / "adapter_config.json").is_file()
     if adapter and base is None:
-        base = Path(json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"])
+        base = _adapters_base(path)
     on_cpu = device_map == "cpu" or not torch.cuda.is_available()
     if device_map == "auto" and on_cpu:
         device_map = "cpu"
@@ -78,6 +87,8 @@ def load_pretrained_model(
         "attn_implementation": pick_attention(attn_implementation),
         "config": _read_config(path, base, customized_config, overwrite_config),
     }
+    if verify:
+        verify_checksums(path)
     quantization = _quantization(load_8bit, load_4bit, kwargs["dtype"])
     if quantization is not None:
         kwargs["quantization_config"] = quantization
@@ -89,15 +100,15 @@ def load_pretrained_model(
         else:
             model, _ = _load_base(base, path, kwargs)
             load_projector(model, path)
-        tokenizer = AutoTokenizer.from_pretrained(
-            path if (path / "tokenizer_config.json").is_file() or base is None else base
-        )
+        source = path if (path / "tokenizer_config.json").is_file() or base is None else base
+        tokenizer = load_tokenizer(source)
+        check_tokenizer(tokenizer, source, model.config.vocab_size)
     except TypeError as error:
         raise ConfigError(f"cannot load {path}: {error}; see load_pretrained_model for what it takes") from error
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+    except (*_LOADING_ERRORS, RuntimeError) as error:
         if isinstance(error, (VideoXLError, torch.OutOfMemoryError)):
             raise
-        raise CheckpointError(f"cannot load {path}: {error}") from error
+        raise CheckpointError(f"cannot load {path}: {_one_line(error)}") from error
     if load_fp8:
         to_fp8(model)
     if path.is_dir():
@@ -120,9 +131,11 @@ def _read_config(path: Path, base: Path | None, custom: VideoXLConfig | None, ov
             if kind not in (VideoXLConfig.model_type, "qwen2" if base is not None else None):
                 raise CheckpointError(f"{folder} holds a {kind!r} model; a Video-XL checkpoint has 'llava_qwen'")
         try:
-            config = VideoXLConfig.from_pretrained(folder)
-        except OSError as error:
-            raise CheckpointError(f"cannot read the configuration of {folder}: {error}") from error
+            config = VideoXLConfig.from_pretrained(folder, local_files_only=folder.is_dir())
+        except (*_LOADING_ERRORS, TypeError, AttributeError) as error:  # whatever a value of another kind raises
+            if isinstance(error, VideoXLError):
+                raise
+            raise CheckpointError(f"cannot read the configuration of {folder}: {_one_line(error)}") from error
     for key, value in (overwrite or {}).items():
         setattr(config, key, value)
     found = tower_class(config)
@@ -132,14 +145,26 @@ def _read_config(path: Path, base: Path | None, custom: VideoXLConfig | None, ov
     return config
 
 
-def _stored_model_type(folder: Path) -> str | None:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
+def _adapters_base(path: Path) -> Path:
+    """The folder that an adapter was made for. Raises `CheckpointError`: not here; a hub id is for the user to name."""
     try:
-        return json.loads(path.read_text()).get("model_type")
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+        named = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        base = Path(named)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / 'adapter_config.json'} names no base: {_one_line(error)}") from error
+    if not base.is_dir():
+        raise CheckpointError(f"{path} is an adapter of {named!r}, which is no folder here; name it as model_base")
+    return base
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def _stored_model_type(folder: Path) -> str | None:
+    if not os.path.lexists(folder / "config.json"):
+        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
+    return read_config(folder).get("model_type")
 
 
 def _pick_dtype(wanted: str | torch.dtype, on_cpu: bool) -> torch.dtype:

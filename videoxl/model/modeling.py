@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from videoxl.model.loss import TrainingOptions, training_loss
 from videoxl.model.prompt import split_prompt
 from videoxl.model.runner import make_chooser, read_context
 from videoxl.model.visual import arrange_spans
+from videoxl.model.weight_checksums import write_checksums
 from videoxl.utils.compat import CACHE, one_cache
 
 
@@ -63,11 +65,16 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         It would make a frozen tower keep its activations for a backward pass that is not needed.
         """
 
-    def save_pretrained(self, *args, **kwargs) -> None:
-        """As in transformers. Raises `ConfigError` for a model in FP8, whose weights no checkpoint holds."""
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """As in transformers, and checksums of the weights beside them.
+
+        Raises `ConfigError` for a model in FP8, whose weights no checkpoint holds.
+        """
         if getattr(self, "weights_format", None) == "fp8":
             raise ConfigError("weights in FP8 are for one run and are not saved; load without load_fp8 to save a model")
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_checksums(Path(save_directory))
 
     def get_vision_tower(self) -> nn.Module | None:
         return self.model.vision_tower

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from videoxl.chat import SELECT_MESSAGE, SYSTEM_MESSAGE
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.model.tokenizer import load_tokenizer
 from videoxl.synth.questions import ask, sample_cards
 from videoxl.synth.story import tell
 
@@ -64,7 +65,7 @@ def write_base(folder: Path, shape: Shape, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder, shape.vocab_size)
     VideoXLImageProcessor(shape.image_size).save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     config = VideoXLConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,

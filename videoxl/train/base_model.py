@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from videoxl.errors import ArgumentError, CheckpointError
@@ -18,6 +18,7 @@ from videoxl.media.views import is_anyres
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.loading import UNQUANTIZED, load_projector, pick_attention
 from videoxl.model.modeling import LlavaQwenForCausalLM
+from videoxl.model.tokenizer import load_tokenizer as read_tokenizer
 from videoxl.model.towers import VisionTower, find_tower_folder, tower_class
 from videoxl.train.config import DataArguments, ModelArguments, TrainingArguments, compute_dtype
 from videoxl.train.lora import add_adapters
@@ -39,7 +40,7 @@ _CONFIGURED = (
 def load_tokenizer(base: str, version: str, max_length: int):
     """Load the base's tokenizer. Raises `CheckpointError` if it lacks the chat tokens that the prompt version needs."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, model_max_length=max_length, padding_side="right")
+        tokenizer = read_tokenizer(base, model_max_length=max_length, padding_side="right")
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot load a tokenizer from {base}: {error}") from error
     if version == "qwen_1_5":

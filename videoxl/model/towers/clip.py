@@ -5,6 +5,7 @@ Shape letters: F frames or views, P patches, C channels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def resolve_vision_config(config: VideoXLConfig, checkpoint: str | Path | None =
     """Find the tower's configuration.
 
     It may be stored in the checkpoint itself; else `mm_vision_tower` is tried, in this order, as a local path, the
-    name of a folder in or beside the checkpoint, the name of a known architecture, and a hub id.
+    name of a folder in or beside the checkpoint, and the name of a known architecture. It is not looked up on the hub.
 
     Args:
         checkpoint: folder of the checkpoint; None: where `config` was loaded from.
@@ -140,18 +141,27 @@ def resolve_vision_config(config: VideoXLConfig, checkpoint: str | Path | None =
     name = config.mm_vision_tower or ""
     folder = find_tower_folder(config, checkpoint)
     if folder is not None:
-        return CLIPVisionConfig.from_pretrained(folder)
+        return _read_folder(folder)
     known = _KNOWN_TOWERS.get(Path(name).name)
     if known is not None:
         return CLIPVisionConfig(**known)
+    raise CheckpointError(
+        f"vision tower {name!r}: no such folder here or beside the checkpoint, and not one of the known architectures "
+        f"({', '.join(_KNOWN_TOWERS)}). Put the tower's folder beside the checkpoint, or its configuration under "
+        "'mm_vision_config' in config.json"
+    )
+
+
+def _read_folder(folder: Path) -> CLIPVisionConfig:
     try:
-        return CLIPVisionConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"vision tower {name!r}: no such folder here or beside the checkpoint, not one of the known architectures "
-            f"({', '.join(_KNOWN_TOWERS)}), and not available from the hub. Put the tower's folder beside the "
-            "checkpoint, or its configuration under 'mm_vision_config' in config.json"
-        ) from error
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        if kind not in ("clip", "clip_vision_model"):
+            raise CheckpointError(f"{folder} holds a {kind!r} model; a CLIP vision tower is needed")
+        return CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"the vision tower's configuration in {folder} cannot be read: {error}") from error
 
 
 def find_tower_folder(config: VideoXLConfig, checkpoint: str | Path | None = None) -> Path | None:

@@ -220,3 +220,57 @@ def test_threads_may_ask_one_memory_at_once(tiny):
     for thread in threads:
         thread.join()
     assert together == alone
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("prompt_lookup_num_tokens", 3),
+        ("assistant_early_exit", 1),
+        ("penalty_alpha", 0.6),
+        ("cache_implementation", "static"),
+        ("custom_generate", "somebody/code"),
+        ("inputs_embeds", torch.zeros(1, 5, 96)),
+    ],
+)
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_ways_of_decoding_that_work_for_text_alone_are_refused(tiny, option, value, with_memory):
+    tokenizer, model, _ = tiny
+    before, ids = prompt_for(tokenizer)
+    pixels = random_pixels(2)
+    visual = {"images": [pixels], "modalities": "video"}
+    if with_memory:
+        visual = {"memory": model.summarize(pixels, prefix_ids=before, ratio=8)}
+    with pytest.raises(PromptError, match=option) as caught:
+        model.generate(ids, **visual, **{option: value}, max_new_tokens=2)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PromptError, match="assistant_model"):
+        model.generate(ids, **visual, assistant_model=model, max_new_tokens=2)
+
+
+def test_arrays_lists_and_one_modality_as_text_are_taken(tiny):
+    tokenizer, model, _ = tiny
+    _, ids = prompt_for(tokenizer)
+    pixels, options = random_pixels(11), {"max_new_tokens": 6, "do_sample": False, "ratio": 8}
+    expected = model.generate(ids, images=[pixels], modalities=["video"], **options).tolist()
+    assert model.generate(ids.tolist(), images=[pixels.numpy()], modalities="video", **options).tolist() == expected
+    double = model.double()
+    assert double.generate(ids.numpy(), images=[pixels], modalities=["video"], **options).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "images", "said"),
+    [
+        (None, None, "no prompt"),
+        ([[1.5, -200]], None, "whole numbers"),
+        ([[1], [2, 3]], None, "input_ids must be"),
+        (None, ["film.mp4"], "no prompt"),
+        ([[1, -200]], ["film.mp4"], "is a str, not pixel values"),
+        ([[1, -200]], [np.zeros((2, 336, 336, 3), np.uint8)], "not been normalised"),
+        ([[1, -200]], [torch.zeros(2, 3, 336, 336, dtype=torch.uint8)], "not been normalised"),
+    ],
+)
+def test_what_is_no_prompt_and_no_pixels_is_named(tiny, ids, images, said):
+    _, model, _ = tiny
+    with pytest.raises(PromptError, match=said):
+        model.generate(ids, images=[random_pixels(1)] if images is None else images, modalities="video")

@@ -202,13 +202,18 @@ def _part_in_float32(
 
     Their texts are short. Scores in 16 bits would be off by whole units where keys have large biases, as Qwen2's do.
     """
-    scores = query.float() @ key.float().transpose(2, 3) * scaling
+    scores = _exact(query) @ _exact(key).transpose(2, 3) * scaling
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return (scores.softmax(-1) @ value.float()).to(value.dtype), scores.logsumexp(-1)
+    return (scores.softmax(-1) @ _exact(value)).to(value.dtype), scores.logsumexp(-1)
 
 
 def _merge(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
     """Merge attention to two sets of keys, each as `_part` returns it, into attention to both."""
     share = torch.sigmoid(other_lse - lse).unsqueeze(-1)  # weight of the other in the joint softmax
-    return torch.lerp(output.float(), other.float(), share).to(output.dtype), torch.logaddexp(lse, other_lse)
+    return torch.lerp(_exact(output), _exact(other), share).to(output.dtype), torch.logaddexp(lse, other_lse)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """In float32, or in float64 if it is that."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -25,6 +25,7 @@ from videoxl.errors import PromptError
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder.decode_graph import speculate
 from videoxl.model.decoder.decoder import VideoXLModel
+from videoxl.model.generation_checks import check_decoding, prompt_ids
 from videoxl.model.memory import VideoMemory
 from videoxl.model.prompt import Prompt, split_prompt
 from videoxl.model.room import ensure_room
@@ -87,7 +88,12 @@ class VideoXLGenerationMixin(GenerationMixin):
                 raise PromptError(
                     "the prompt holds an <image> placeholder, but neither `images` nor `memory` was given"
                 )
+            if kwargs.get("inputs_embeds") is not None:
+                raise PromptError("generate reads input_ids; leave inputs_embeds out")
             return super().generate(input_ids, *args, attention_mask=attention_mask, **kwargs)
+        input_ids = prompt_ids(input_ids, kwargs)
+        given_config = kwargs.get("generation_config") or (args[0] if args else None)
+        check_decoding(kwargs, [config for config in (given_config, self.generation_config) if config is not None])
         if kwargs.pop("use_cache", True) is False:
             warnings.warn("use_cache=False is ignored: a summarised video exists only as a cache", stacklevel=2)
 

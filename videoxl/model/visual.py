@@ -14,6 +14,7 @@ from torch import Tensor
 from videoxl.cost.batching import frames_at_once
 from videoxl.errors import BatchError, PromptError
 from videoxl.model.decoder.decoder import VideoXLModel
+from videoxl.model.generation_checks import as_pixels
 from videoxl.model.modality import Video, get_modality, visual_length
 from videoxl.model.towers import VisionTower
 
@@ -44,7 +45,7 @@ class VisualSpan:
 
 def arrange_spans(
     images: Sequence[Tensor] | Tensor,
-    modalities: Sequence[str] | None,
+    modalities: Sequence[str] | str | None,
     num_rows: int,
     num_spans: int,
     model: VideoXLModel,
@@ -54,13 +55,14 @@ def arrange_spans(
     Args:
         images: pixel values [F, 3, S, S] (a video, or the views of a picture) or [3, S, S]; or features that the
             vision tower computed from them, [F, P, C].
-        modalities: `video` or `image` for each of `images`; one entry serves all; None: `image`.
+        modalities: `video` or `image` for each of `images`; one entry, or a text, serves all; None: `image`.
 
     Raises:
         PromptError: numbers of inputs that do not match, an unknown modality, no frames, pixels of another shape.
         BatchError: rows whose visual spans differ in kind or in number of visual tokens.
     """
     size = model.tower.image_size
+    images = [as_pixels(image) for image in images]
     images = [image.unsqueeze(0) if image.shape == (3, size, size) else image for image in images]
     expected = num_rows * num_spans
     if len(images) != expected:
@@ -68,7 +70,7 @@ def arrange_spans(
             f"the prompt has {num_spans} <image> placeholder(s) in each of {num_rows} row(s), so {expected} visual "
             f"input(s) are needed; `images` holds {len(images)}"
         )
-    modalities = list(modalities) if modalities is not None else ["image"]
+    modalities = [modalities] if isinstance(modalities, str) else list(modalities or ["image"])
     if len(modalities) == 1:
         modalities = modalities * expected
     if len(modalities) != expected:

@@ -101,7 +101,7 @@ class PromptText:
 def users_text(text: str) -> str:
     """A user's text to be put into a template: whatever it holds, none of it becomes a control token (`text_ids`)."""
     text = _MARKS.sub("", text)
-    return f"{_USER}{text}{_END}" if "<" in text or "[" in text else text
+    return f"{_USER}{text}{_END}" if "<|" in text else text  # as all control tokens of this family begin
 
 
 def question_prompt(

@@ -7,8 +7,9 @@ from PIL import Image
 from videos import write_video
 
 from videoxl.benchmarks.asking import Reading, load_asker
+from videoxl.benchmarks.lmms_arguments import LmmsArguments
 from videoxl.chat import PromptText, template_prompt, text_ids
-from videoxl.errors import DataError, MemoryLimitError
+from videoxl.errors import ConfigError, DataError, MemoryLimitError, VideoError
 from videoxl.media.choice import FrameChoice
 from videoxl.session import VideoXL
 from videoxl.utils.json_lines import append_row, read_rows, write_rows
@@ -141,3 +142,16 @@ def test_half_a_line_at_the_end_is_mended_and_elsewhere_an_error(tmp_path):
         read_rows(path, is_mended=True)
     write_rows(path, [{"b": 1}])
     assert read_rows(path) == [{"b": 1}]
+
+
+def test_a_mistyped_decoder_is_refused_before_any_video_counts_as_unreadable():
+    with pytest.raises(VideoError, match="'decrod' is not known; use"):
+        Reading(FrameChoice(4), 8, "decrod")
+
+
+def test_switches_are_what_they_say():
+    given = {"pretrained": "x", "strict": "no", "stored_shape": "True", "use_cache": 0}
+    arguments = LmmsArguments.parse(given)
+    assert (arguments.strict, arguments.stored_shape, arguments.use_cache) == (False, True, False)
+    with pytest.raises(ConfigError, match="strict=maybe"):
+        LmmsArguments.parse({"pretrained": "x", "strict": "maybe"})

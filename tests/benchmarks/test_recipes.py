@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from videoxl.benchmarks.recipes import load_recipe, main, read_score, recipe_names
+from videoxl.benchmarks.recipes import load_recipe, main, read_score, recipe_names, verdict
 from videoxl.errors import DataError
 
 PUBLISHED = {
@@ -58,7 +58,14 @@ def test_the_score_is_read_from_the_newest_results_in_per_cent(tmp_path):
     folder.mkdir()
     path = folder / "1_results.json"
     path.write_text(json.dumps({"results": {recipe.task: {"lvb_acc,none": 0.495}}}))
-    assert read_score(tmp_path, recipe) == pytest.approx(49.5)
+    assert read_score(tmp_path, recipe) == (pytest.approx(49.5), None)
+    counted = {"results": {recipe.task: {"lvb_acc,none": 0.495}}, "n-samples": {recipe.task: {"effective": 1337}}}
+    path.write_text(json.dumps(counted))
+    assert read_score(tmp_path, recipe) == (pytest.approx(49.5), 1337)
+    for odd in ("[]", "{", '{"results": 3}', '{"results": {"longvideobench_val_v": {"lvb_acc,none": "N/A"}}}'):
+        path.write_text(odd)
+        with pytest.raises(DataError):
+            read_score(tmp_path, recipe)
     path.write_text(json.dumps({"results": {recipe.task: {"other,none": 1}}}))
     with pytest.raises(DataError, match="no lvb_acc"):
         read_score(tmp_path, recipe)
@@ -70,3 +77,24 @@ def test_unknown_recipes_and_folders_that_are_no_checkpoint_are_errors(tmp_path,
     (tmp_path / "odd.yaml").write_text("task: x\n")
     with pytest.raises(DataError, match="no recipe"):
         load_recipe("odd", tmp_path)
+
+
+def test_a_score_is_compared_only_where_it_can_be():
+    recipe = load_recipe("mlvu_dev")
+    said = verdict(recipe, 64.0, 500, 0, ["--log_samples"])
+    assert "64.0 of 500 questions (95 %: 59.8 to 68.2)" in said and said.endswith("within 1.5 points")
+    assert verdict(recipe, 60.0, 500, 0, []).endswith("not within 1.5 points")
+    assert "64.0; the published" in verdict(recipe, 64.0, None, 0, [])
+    for status, more, why in (
+        (1, [], "could not be read"), (2, [], "status 2"), (0, ["--limit", "8"], "--limit departs"),
+        (0, ["--model_args=pretrained=x"], "departs"), (0, ["--gen_kwargs", "a=1"], "departs"),
+    ):  # fmt: skip
+        said = verdict(recipe, 64.0, 500, status, more)
+        assert "not compared" in said and why in said and "within" not in said
+
+
+def test_a_number_of_processes_that_is_none_is_named(tmp_path, capsys, monkeypatch):
+    for odd in ("abc", "0", "-1", ""):
+        monkeypatch.setenv("PROCESSES", odd)
+        assert main(["videomme", str(tmp_path), "--print"]) == 2
+        assert "PROCESSES is" in capsys.readouterr().err

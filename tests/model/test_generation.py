@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 
+import numpy as np
 import pytest
 import torch
 from conftest import prompt_for, random_pixels, text_ids, with_spans
@@ -265,9 +266,9 @@ def test_arrays_lists_and_one_modality_as_text_are_taken(tiny):
         ([[1.5, -200]], None, "whole numbers"),
         ([[1], [2, 3]], None, "input_ids must be"),
         (None, ["film.mp4"], "no prompt"),
-        ([[1, -200]], ["film.mp4"], "is a str, not pixel values"),
-        ([[1, -200]], [np.zeros((2, 336, 336, 3), np.uint8)], "not been normalised"),
-        ([[1, -200]], [torch.zeros(2, 3, 336, 336, dtype=torch.uint8)], "not been normalised"),
+        ([[1, -200, 2]], ["film.mp4"], "is a str, not pixel values"),
+        ([[1, -200, 2]], [np.zeros((2, 336, 336, 3), np.uint8)], "not been normalised"),
+        ([[1, -200, 2]], [torch.zeros(2, 3, 336, 336, dtype=torch.uint8)], "not been normalised"),
     ],
 )
 def test_what_is_no_prompt_and_no_pixels_is_named(tiny, ids, images, said):

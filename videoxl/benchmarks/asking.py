@@ -14,6 +14,7 @@ from videoxl.cache.fingerprint import model_fingerprint
 from videoxl.chat import PromptText
 from videoxl.errors import CheckpointError, DataError, MemoryLimitError
 from videoxl.media.choice import FrameChoice
+from videoxl.media.decoders import check_decoder
 from videoxl.media.pictures import is_picture_file
 from videoxl.model.memory import VideoMemory
 from videoxl.session import VideoXL
@@ -28,6 +29,8 @@ class Reading:
     Attributes:
         choice: which frames. ratio: one compression ratio for all. backend, timeout: as in `open_video`.
         compressor: the method's name; None: the checkpoint's own.
+
+    Raises `VideoError` for an unknown backend.
     """
 
     choice: FrameChoice
@@ -35,6 +38,9 @@ class Reading:
     backend: str = "pyav"
     timeout: float | None = 60.0
     compressor: str | None = None
+
+    def __post_init__(self):
+        check_decoder(self.backend)  # else every video would count as unreadable
 
     @property
     def options(self) -> dict[str, Any]:

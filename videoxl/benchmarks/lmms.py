@@ -22,6 +22,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
 from tqdm import tqdm
+from transformers import GenerationConfig
 
 from videoxl.benchmarks.asking import Reading, load_asker
 from videoxl.benchmarks.lmms_arguments import LmmsArguments
@@ -32,7 +33,11 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.utils.processes import Processes
 
 UNREADABLE = (VideoError, PictureError, FileNotFoundError)
-_GENERATION = ("max_new_tokens", "temperature", "top_p", "num_beams", "do_sample")
+_IGNORED = (
+    "until",
+    "image_aspect_ratio",
+    "max_gen_toks",
+)  # stop strings are cut off; the others are not for `generate`
 
 
 @dataclass
@@ -56,8 +61,8 @@ class VideoXL(lmms):
 
     def __init__(self, **model_args: Any):
         super().__init__()
-        self._status = _ExitStatus(bool(model_args.get("strict", False)))
         given = LmmsArguments.parse(model_args)
+        self._status = _ExitStatus(given.strict)
         self.conv_template = given.conv_template
         own_config = given.customized_config
         accelerator = Accelerator()
@@ -132,7 +137,7 @@ class VideoXL(lmms):
     def _generate(self, context: str, generation: dict, seen: list) -> GenerationResult:
         prompt = template_prompt(self.conv_template, context, len(seen))
         source, options, facts = self._source(prompt, seen)
-        answer = self._asker.session.ask(source, prompt, **options, **_generation_options(generation))
+        answer = self._asker.session.ask(source, prompt, **options, **generation_options(generation))
         return GenerationResult(_cut(answer.text, generation.get("until")), Evidence(facts=facts))
 
     def _score(self, context: str, continuation: str, seen: list) -> GenerationResult:
@@ -157,6 +162,12 @@ class VideoXL(lmms):
             return check_visuals(visuals())
         except SystemExit as error:  # some tasks exit the process if a file is missing
             raise VideoError(str(error)) from error
+        except UNREADABLE:
+            raise
+        except DataError:  # the task gives what no model could read
+            raise
+        except Exception as error:  # others assert, or look up what their cache lacks
+            raise VideoError(f"the task cannot give its visual input: {type(error).__name__}: {error}") from error
 
     def _document(self, task: str, split: str, doc_id: int) -> dict:
         return self.task_dict[task][split][doc_id]
@@ -256,9 +267,9 @@ def check_visuals(visuals: Any) -> list[str | Image.Image]:
     """Visual inputs of a task as a list. Raises `DataError` for anything but pictures and paths."""
     seen = [] if visuals is None else list(visuals) if isinstance(visuals, (list, tuple)) else [visuals]
     for each in seen:
-        if not isinstance(each, (str, Image.Image)):
+        if not isinstance(each, (str, os.PathLike, Image.Image)):
             raise DataError(f"a visual input is a {type(each).__name__}; tasks must give pictures or paths of videos")
-    return seen
+    return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in seen]
 
 
 def parse_ratio(value: int | str) -> int:
@@ -275,15 +286,19 @@ def parse_ratio(value: int | str) -> int:
     return ratios[0]
 
 
-def _generation_options(given: dict) -> dict:
-    """Arguments of `generate`, greedy unless the task asks for sampling."""
-    options = {key: given[key] for key in _GENERATION if given.get(key) is not None}
-    options.setdefault("max_new_tokens", 1024)
+def generation_options(given: dict) -> dict:
+    """Arguments of `generate`, greedy unless the task asks for sampling. Raises `ConfigError` for an unknown one."""
+    known = GenerationConfig().to_dict().keys()
+    unknown = sorted(given.keys() - known - set(_IGNORED))
+    if unknown:
+        raise ConfigError(f"generation option {', '.join(unknown)} is not known; see transformers' GenerationConfig")
+    options = {key: value for key, value in given.items() if value is not None and key not in _IGNORED}
+    options.setdefault("max_new_tokens", given.get("max_gen_toks") or 1024)
     temperature = float(options.get("temperature", 0))
     options.setdefault("do_sample", temperature > 0)
     if not options["do_sample"]:
-        options.pop("temperature", None)
-        options.pop("top_p", None)
+        for name in ("temperature", "top_p", "top_k"):
+            options.pop(name, None)
     return options
 
 

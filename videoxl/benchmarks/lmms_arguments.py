@@ -64,7 +64,8 @@ class LmmsArguments:
         unknown = given.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise ConfigError(f"--model_args: {', '.join(sorted(unknown))} is not known; see {cls.__module__}")
-        arguments = cls(**given)
+        switches = {field.name for field in fields(cls) if field.type == "bool"}
+        arguments = cls(**{name: _switch(name, value) if name in switches else value for name, value in given.items()})
         if not arguments.pretrained:
             raise ConfigError("--model_args lacks pretrained=CHECKPOINT")
         if arguments.token_strategy != "single":
@@ -89,3 +90,13 @@ class LmmsArguments:
         """Settings that replace the checkpoint's."""
         names = ("mm_spatial_pool_stride", "mm_spatial_pool_mode")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _switch(name: str, value: Any) -> bool:
+    """`no` is text for lmms-eval, and would count as yes."""
+    if isinstance(value, bool):
+        return value
+    found = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(str(value).lower())
+    if found is None:
+        raise ConfigError(f"--model_args: {name}={value}: give True or False")
+    return found

@@ -6,7 +6,7 @@ python -m videoxl.benchmarks.recipes videomme CHECKPOINT [flags of lmms_eval]
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import os
 import subprocess
 import sys
@@ -19,9 +19,10 @@ import yaml
 
 from videoxl.errors import CheckpointError, DataError
 from videoxl.utils.cli_errors import one_line_errors
-from videoxl.utils.files import claim_output
+from videoxl.utils.files import claim_output, read_json
 from videoxl.utils.resources import resource
 
+_SCORE_FLAGS = ("--limit", "--offset", "--model_args", "--gen_kwargs", "--num_fewshot", "--tasks", "--config")
 FOLDER = "configs/eval"  # of the package's resources
 
 
@@ -73,8 +74,8 @@ def recipe_names(folder: Path | None = None) -> list[str]:
     return sorted(path.stem for path in (folder or resource(FOLDER)).glob("*.yaml"))
 
 
-def read_score(output: Path, recipe: Recipe, since: float = 0.0) -> float:
-    """The score in the newest results file below `output`, in per cent.
+def read_score(output: Path, recipe: Recipe, since: float = 0.0) -> tuple[float, int | None]:
+    """The score in the newest results file below `output`, in per cent, and the number of questions if it says so.
 
     Args:
         since: Unix time in seconds; older files belong to other runs.
@@ -86,10 +87,15 @@ def read_score(output: Path, recipe: Recipe, since: float = 0.0) -> float:
     files = sorted((path for path, moment in written.items() if moment >= since), key=written.get)
     if not files:
         raise DataError(f"lmms-eval left no results in {output}; its messages above say why")
-    found = json.loads(files[-1].read_text())["results"].get(recipe.task, {})
+    content = read_json(files[-1], "the results")
+    try:
+        found = content["results"].get(recipe.task, {})
+        number = (content.get("n-samples") or {}).get(recipe.task, {}).get("effective")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{files[-1]} is no file of lmms-eval's results: {error!r}") from error
     for key, value in found.items():
-        if key.split(",")[0] == recipe.metric:
-            return value * recipe.scale
+        if key.split(",")[0] == recipe.metric and isinstance(value, (int, float)):
+            return value * recipe.scale, number if isinstance(number, int) else None
     raise DataError(f"{files[-1]} has no {recipe.metric} of {recipe.task}; it has {', '.join(found)}")
 
 
@@ -99,14 +105,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", help="recipe: " + ", ".join(recipe_names()))
     parser.add_argument("checkpoint", help="checkpoint folder")
     parser.add_argument("--output", type=Path, help="folder of results (default: logs/NAME)")
-    parser.add_argument("--processes", type=int, default=int(os.environ.get("PROCESSES", 1)), help="one per GPU")
+    parser.add_argument("--processes", type=int, help="one per GPU (default: PROCESSES, or 1)")
     parser.add_argument("--print", dest="only_print", action="store_true", help="print the command, run nothing")
     given, more = parser.parse_known_args(arguments)
     recipe = load_recipe(given.name)
+    processes = _processes() if given.processes is None else given.processes
     output = given.output or Path("logs") / given.name
     command = [sys.executable, "-m"]
-    if given.processes > 1:
-        command += ["torch.distributed.run", "--nproc_per_node", str(given.processes), "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--nproc_per_node", str(processes), "-m"]
     command += ["lmms_eval", *recipe.command(given.checkpoint, output, more)]
     if given.only_print:
         print(" ".join(command))
@@ -114,19 +121,45 @@ def main(arguments: list[str] | None = None) -> int:
     if not (Path(given.checkpoint) / "config.json").is_file():
         raise CheckpointError(f"{given.checkpoint} is not a checkpoint's folder: it has no config.json")
     claim_output(output)
-    return _run(command, output, recipe)
+    return _run(command, output, recipe, more)
 
 
-def _run(command: Sequence[str], output: Path, recipe: Recipe) -> int:
+def _run(command: Sequence[str], output: Path, recipe: Recipe, more: Sequence[str]) -> int:
     started = time.time() - 1  # file systems round
     status = subprocess.run(command).returncode
-    score = read_score(output, recipe, started)
-    within = abs(score - recipe.published) <= recipe.tolerance
-    print(
-        f"{recipe.task}: {score:.1f}; the published checkpoint's score is {recipe.published} ({recipe.source}), "
-        f"{'within' if within else 'not within'} {recipe.tolerance} points"
-    )
+    score, number = read_score(output, recipe, started)
+    print(verdict(recipe, score, number, status, more))
     return status
+
+
+def verdict(recipe: Recipe, score: float, number: int | None, status: int, more: Sequence[str]) -> str:
+    """The score, how far it may be off by chance, and whether it is the published one.
+
+    Args:
+        score: in per cent. number: questions; None: not known.
+        status: lmms-eval's exit status; 0 where every input could be read.
+        more: flags beyond the recipe.
+    """
+    said = f"{recipe.task}: {score:.1f}"
+    if number:
+        share = min(max(score / 100, 0.0), 1.0)
+        spread = 196 * math.sqrt(share * (1 - share) / number)
+        said += f" of {number:,} questions (95 %: {score - spread:.1f} to {score + spread:.1f})"
+    said += f"; the published checkpoint's score is {recipe.published} ({recipe.source})"
+    changed = [flag for flag in more if flag.startswith(_SCORE_FLAGS)]
+    if status:
+        return f"{said}; not compared: inputs could not be read, or lmms-eval failed (status {status})"
+    if changed:
+        return f"{said}; not compared: {' '.join(changed)} departs from the recipe"
+    within = abs(score - recipe.published) <= recipe.tolerance
+    return f"{said}, {'within' if within else 'not within'} {recipe.tolerance} points"
+
+
+def _processes() -> int:
+    given = os.environ.get("PROCESSES", "1")
+    if not given.isdigit() or not int(given):
+        raise DataError(f"PROCESSES is {given!r}; it must be a whole number of at least 1")
+    return int(given)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,13 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 projector=${PROJECTOR-checkpoints/pretrain/mm_projector.bin}  # PROJECTOR= (empty): the model has its own
+if [ -z "${DATA:-}" ]; then  # the published tree; with data of your own, files are looked for beside it
+    IMAGE_FOLDER=${IMAGE_FOLDER:-video_traindata/Bunny-v1_0-data/finetune/images}
+fi
 launch configs/deepspeed/zero2.json \
     --model_name_or_path "${MODEL:-Qwen2-7B-Instruct}" \
     --data_path "${DATA:-video_traindata/anno/bunny_695k_pure.json}" \
-    --image_folder "${IMAGE_FOLDER:-video_traindata/Bunny-v1_0-data/finetune/images}" \
+    ${IMAGE_FOLDER:+--image_folder "$IMAGE_FOLDER"} \
     --vision_tower "${VISION_TOWER:-clip-vit-large-patch14-336}" \
     ${projector:+--pretrain_mm_mlp_adapter "$projector"} \
     --output_dir "${OUTPUT:-checkpoints/videoxl_finetune_i}" \

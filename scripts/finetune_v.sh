@@ -11,12 +11,16 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 projector=${PROJECTOR-checkpoints/pretrain/mm_projector.bin}  # PROJECTOR= (empty): the model has its own
+if [ -z "${DATA:-}" ]; then  # the published tree; with data of your own, files are looked for beside it
+    IMAGE_FOLDER=${IMAGE_FOLDER:-video_traindata/Bunny-v1_0-data/finetune/images}
+    VIDEO_FOLDER=${VIDEO_FOLDER:-video_traindata}
+fi
 data=${DATA:-"video_traindata/anno/{cinepine_order,bunny_695k_pure,baaicaption,cinepine_10k,gpt4o_image,gpt4o_video,nextqa,sharegpt4v}.json"}
 launch configs/deepspeed/zero2_offload.json \
     --model_name_or_path "${MODEL:-Qwen2-7B-Instruct}" \
     --data_path "$data" \
-    --image_folder "${IMAGE_FOLDER:-video_traindata/Bunny-v1_0-data/finetune/images}" \
-    --video_folder "${VIDEO_FOLDER:-video_traindata}" \
+    ${IMAGE_FOLDER:+--image_folder "$IMAGE_FOLDER"} \
+    ${VIDEO_FOLDER:+--video_folder "$VIDEO_FOLDER"} \
     --vision_tower "${VISION_TOWER:-clip-vit-large-patch14-336}" \
     ${projector:+--pretrain_mm_mlp_adapter "$projector"} \
     --output_dir "${OUTPUT:-checkpoints/videoxl_finetune_v}" \

@@ -10,13 +10,17 @@ cd "$(dirname "$0")/.."
 . scripts/launch.sh
 . scripts/recipe.sh
 
+if [ -z "${DATA:-}" ]; then  # the published tree; with data of your own, files are looked for beside it
+    IMAGE_FOLDER=${IMAGE_FOLDER:-video_traindata/Bunny-v1_0-data/pretrain/images}
+    VIDEO_FOLDER=${VIDEO_FOLDER:-video_traindata}
+fi
 data=${DATA:-"video_traindata/anno/{laion_2m,textvr,youcook2,internvid}.json"}
 launch configs/deepspeed/zero3.json \
     --model_name_or_path "${MODEL:-Qwen2-7B-Instruct}" \
     --version plain \
     --data_path "$data" \
-    --image_folder "${IMAGE_FOLDER:-video_traindata/Bunny-v1_0-data/pretrain/images}" \
-    --video_folder "${VIDEO_FOLDER:-video_traindata}" \
+    ${IMAGE_FOLDER:+--image_folder "$IMAGE_FOLDER"} \
+    ${VIDEO_FOLDER:+--video_folder "$VIDEO_FOLDER"} \
     --vision_tower "${VISION_TOWER:-clip-vit-large-patch14-336}" \
     --output_dir "${OUTPUT:-checkpoints/pretrain}" \
     --pretrain True \

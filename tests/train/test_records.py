@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from conftest import ROOT
@@ -84,9 +85,34 @@ def test_sampling_strategies_of_a_mixture(tmp_path, strategy, expected):
 )
 def test_malformed_records_are_named(tmp_path, record, message):
     good = {"id": "good", "conversations": turns("a", "b")}
-    with pytest.raises(DataError, match=message) as caught:
-        read_records(write(tmp_path / "r.json", [good, record]))
-    assert "record 1" in str(caught.value)
+    records = read_records(write(tmp_path / "r.json", [good, record]))
+    assert [each.id for each in records] == ["good"]
+    ((name, reason),) = records.malformed
+    assert name == "1" and "record '1'" in reason and re.search(message, reason)
+    with pytest.raises(DataError, match=message):
+        read_records(write(tmp_path / "r.json", [record]))
+
+
+def test_ids_that_repeat_are_told_apart(tmp_path):
+    same = {"id": "a", "conversations": turns("a", "b")}
+    records = read_records(write(tmp_path / "r.json", [same, same, {"id": "a"}, same]))
+    assert [record.id for record in records] == ["a", "a (2)", "a (4)"]
+    assert [name for name, _ in records.malformed] == ["a (3)"]
+
+
+def test_keys_that_are_not_used_are_named_once_with_the_nearest_known_one(tmp_path):
+    spoken = turns("a", "b")
+    content = [{"conversations": spoken, "evidnce": [], "weight": 2, "source": "x"}] * 3
+    notes = read_records(write(tmp_path / "r.json", content)).notes
+    assert len(notes) == 2
+    assert "3 record(s)" in notes[0] and "'evidnce', which is not used; did you mean evidence?" in notes[0]
+    assert "'weight', which is not used" in notes[1] and "did you mean" not in notes[1]
+
+
+def test_a_mistyped_video_is_no_text_sample(tmp_path):
+    content = [{"conversations": turns("a", "b")}, {"vidoe": "x.mp4", "conversations": turns("<image>\na", "b")}]
+    records = read_records(write(tmp_path / "r.json", content))
+    assert len(records) == 1 and "did you mean video?" in records.malformed[0][1]
 
 
 def test_a_first_gpt_turn_is_dropped(tmp_path):

@@ -108,10 +108,11 @@ def train(arguments: Sequence[str]) -> None:
             )
         )
         _report_left_out(datasets[-1], source, args)
-    total, first = len(datasets[0]) + len(datasets[0].unreadable), args.process_index == 0
+    malformed = records[0].malformed if records else []
+    total, first = len(datasets[0]) + len(datasets[0].unreadable) + len(malformed), args.process_index == 0
     writes = first and not args.dry_run
     bad_samples = BadSamples(output, total, data_args.max_bad_fraction, checkpoint is not None, writes)
-    bad_samples.add(datasets[0].unreadable, writes, known_to_all=True)
+    bad_samples.add([*malformed, *datasets[0].unreadable], writes, known_to_all=True)
 
     model = build_model(config, model_args, args)
     check_vocabulary(base_of(model), tokenizer)
@@ -167,9 +168,12 @@ def _streamed(sources: list[str]) -> DataSource | None:
 
 
 def _read(source: str, model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments):
-    return read_records(
+    records = read_records(
         source, data_args.image_folder, data_args.video_folder, model_args.version, args.train_task, args.seed
     )
+    for note in records.notes if args.process_index == 0 else ():
+        print(f"note: {note}", file=sys.stderr)
+    return records
 
 
 def _report_left_out(dataset: VideoXLDataset, source: str, args: TrainingArguments) -> None:

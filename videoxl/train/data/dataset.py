@@ -148,6 +148,8 @@ class VideoXLDataset(Dataset):
                 return sample
             except VideoXLError as error:
                 bad.append((record.id, str(error)))
+            except Exception as error:  # whatever a library raises for one file
+                bad.append((record.id, f"{type(error).__name__}: {error}"))
         raise DataError(
             f"no sample of the shape of {self.records[index].id!r} can be read; the last reason: {bad[-1][1]}"
         )

@@ -15,7 +15,10 @@ import json
 import math
 import random
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -25,6 +28,19 @@ from videoxl.errors import DataError, PromptError
 from videoxl.train.data.labels import check_turns
 
 _SHOWN = 5
+_KEYS = ("id", "image", "video", "conversations", "evidence", "classes")
+_USUAL = (
+    "source",
+    "dataset",
+    "data_source",
+    "model",
+    "width",
+    "height",
+    "metadata",
+    "question_id",
+    "question_type",
+    "type",
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,20 @@ class Record:
     classes: dict[str, str] | None = None
 
 
+class Records(list[Record]):
+    """The records of a source that can be trained on.
+
+    Attributes:
+        malformed: (id, reason) of the others.
+        notes: sentences for the user about keys that are not used.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()):
+        super().__init__(records)
+        self.malformed: list[tuple[str, str]] = []
+        self.notes: list[str] = []
+
+
 def read_records(
     source: str,
     image_folder: str | None = None,
@@ -55,8 +85,8 @@ def read_records(
     version: str = "qwen_1_5",
     task: str = "conversation",
     seed: int = 42,
-) -> list[Record]:
-    """All records of a source.
+) -> Records:
+    """All records of a source. Ids that repeat get a number, so that each sample is counted by itself.
 
     Args:
         source: `FILE.json`, `PREFIX{a,b,c}.json`, or a mixture `FILE.yaml` with `datasets: [{json_path,
@@ -65,25 +95,38 @@ def read_records(
         seed: seed of `random:N`.
 
     Raises:
-        DataError: a missing or malformed file, or records that cannot be trained on; the first few are named.
+        DataError: a missing or malformed file, or not one record that can be trained on; the first few are named.
     """
-    records: list[Record] = []
-    faults: list[str] = []
+    records = Records()
+    seen: Counter[str] = Counter()
+    unused: Counter[str] = Counter()
     for path, strategy in list_files(source):
         entries = _load(path)
         folders = {"image": Path(image_folder or path.parent), "video": Path(video_folder or path.parent)}
         for index, entry in _sample(entries, strategy, path, seed):
+            name = str(entry.get("id", index)) if isinstance(entry, dict) else str(index)
+            seen[name] += 1
+            name = name if seen[name] == 1 else f"{name} ({seen[name]})"
             try:
-                records.append(_parse(entry, index, folders, version, task))
-            except (DataError, PromptError) as error:
-                name = entry.get("id", index) if isinstance(entry, dict) else index
-                faults.append(f"{path}, record {name!r}: {error}")
-    if faults:
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise DataError(f"{len(faults)} malformed record(s):\n" + "\n".join(faults[:_SHOWN]) + more)
+                record = _parse(entry, index, folders, version, task)
+                records.append(replace(record, id=name))
+                unused.update(entry.keys() - {*_KEYS, *_USUAL})  # type: ignore[attr-defined]  # it was parsed
+            except (DataError, PromptError, RecursionError) as error:
+                records.malformed.append((name, f"{path}, record {name!r}: {error}"))
+    records.notes += [_note(source, key, number) for key, number in sorted(unused.items())]
+    if not records and records.malformed:
+        shown = "\n".join(reason for _, reason in records.malformed[:_SHOWN])
+        more = f"\n... and {len(records.malformed) - _SHOWN} more" if len(records.malformed) > _SHOWN else ""
+        raise DataError(f"{len(records.malformed)} malformed record(s):\n{shown}{more}")
     if not records:
         raise DataError(f"{source} holds no records")
     return records
+
+
+def _note(source: str, key: str, number: int) -> str:
+    near = get_close_matches(key, _KEYS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{number} record(s) of {source} have the key {key!r}, which is not used{hint}"
 
 
 def list_files(source: str) -> list[tuple[Path, str]]:
@@ -157,6 +200,8 @@ def _parse(entry: object, index: int, folders: dict[str, Path], version: str, ta
             raise DataError("training on classes needs one `image` and `classes`, an object of attribute: name")
         return Record(str(entry.get("id", index)), kind, media, (), classes={k: str(v) for k, v in classes.items()})
     conversations = _conversations(entry, version)
+    if not kinds:
+        _check_mistyped(entry, conversations)
     for turns in conversations:
         placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) if kinds else 0
         if placeholders != len(media):
@@ -164,6 +209,14 @@ def _parse(entry: object, index: int, folders: dict[str, Path], version: str, ta
                 f"its text has {placeholders} <image>, and it names {len(media)} {kind}(s); the numbers must be equal"
             )
     return Record(str(entry.get("id", index)), kind, media, conversations, _evidence(entry))
+
+
+def _check_mistyped(entry: dict, conversations) -> None:
+    """Raise `DataError` for a text record with placeholders and a key that looks like `image` or `video`."""
+    near = [key for key in entry if key not in _KEYS and get_close_matches(str(key), ("image", "video"), n=1)]
+    if near and any(DEFAULT_IMAGE_TOKEN in turn["value"] for turns in conversations for turn in turns):
+        wanted = get_close_matches(str(near[0]), ("image", "video"), n=1)[0]
+        raise DataError(f"its text has <image>, and its key {near[0]!r} is not known; did you mean {wanted}?")
 
 
 def _conversations(entry: dict, version: str) -> tuple[tuple[dict[str, str], ...], ...]:

@@ -132,6 +132,8 @@ def _look(name: str, kind: str, choice: FrameChoice) -> dict:
         return {"stamp": stamp, "frames": len(choice.indices(probe_video(name)))}
     except VideoXLError as error:
         return {"stamp": stamp, "error": str(error)}
+    except Exception as error:  # whatever a library raises for one file
+        return {"stamp": stamp, "error": f"{type(error).__name__}: {error}"}
 
 
 def _stamp(name: str) -> str | None:

@@ -131,7 +131,7 @@ CHANGES = {
     "a ratio of text": lambda t, s: s.update(ratios=["8"]),
     "a huge number": lambda t, s: s.update(num_layers=1 << 63),
     "a list as state": lambda t, s: s.update(source=[1]),
-    "an unknown method": lambda t, s: s.update(compressor="nothing"),
+    "a method of another kind": lambda t, s: s.update(compressor=3),
     "another fingerprint": lambda t, s: s["fingerprint"].update(weights="0" * 16),
 }
 

@@ -21,7 +21,7 @@ from videoxl.cache.shared_prefix import repeat_rows
 from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, check_registered, get_compressor
 from videoxl.compression.plan import RatioChooser
-from videoxl.errors import BatchError, ConfigError, MemoryFileError, PlanError, PromptError
+from videoxl.errors import BatchError, MemoryFileError, PlanError, PromptError
 from videoxl.model.memory_state import facts_about, layer_devices, restore, state_of
 from videoxl.model.prompt import Prompt
 from videoxl.model.room import ensure_room
@@ -392,7 +392,7 @@ class VideoMemory:
         state = read_memory(Path(path), own, layer_devices(model), verify)
         try:
             return cls.from_state(model, state)
-        except (MemoryFileError, PlanError, ConfigError) as error:
+        except (MemoryFileError, PlanError) as error:
             raise MemoryFileError(f"{path} does not fit this model: {error}") from error
 
 

@@ -191,8 +191,8 @@ class _Remembering:
     def __reduce__(self):
         return _Remembering, (self.tokenizer,)
 
-    def __call__(self, text: str) -> _Encoded:
-        return _Encoded(self._ids(text))
+    def __call__(self, text: str, **_) -> _Encoded:
+        return _Encoded(self._ids(text))  # the templates hold no control tokens, so how they are read does not matter
 
     def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
         return self.tokenizer.convert_tokens_to_ids(tokens)

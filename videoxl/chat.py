@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from videoxl.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from videoxl.errors import ConfigError
+from videoxl.errors import ConfigError, PromptError
 
 SYSTEM_MESSAGE = "You are a helpful assistant."
 SELECT_MESSAGE = (
@@ -157,6 +157,7 @@ def _one_turn(conversation: Conversation, text: str) -> PromptText:
 
 def text_ids(tokenizer, text: str) -> list[int]:
     """Token ids of a text of a `PromptText`; `<image>` in it is plain text, as are all parts that are `users_text`."""
+    check_text(text)
     if _USER not in text:
         return tokenizer(text).input_ids if text else []
     plain, users = _without_marks(text)
@@ -170,8 +171,17 @@ def text_ids(tokenizer, text: str) -> list[int]:
     return ids + plain_ids(tokenizer, plain[done:])
 
 
+def check_text(text: str) -> None:
+    """Raise `PromptError` for half of a surrogate pair, which JSON can hold and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"a text holds {text[error.start]!r}, half of a character; remove it") from error
+
+
 def plain_ids(tokenizer, text: str) -> list[int]:
     """Token ids of a text in which nothing is a control token."""
+    check_text(text)
     return tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids if text else []
 
 

@@ -61,8 +61,9 @@ class VideoXL(lmms):
 
     def __init__(self, **model_args: Any):
         super().__init__()
+        self._status = _ExitStatus()  # before anything can fail: lmms-eval would exit with 0
         given = LmmsArguments.parse(model_args)
-        self._status = _ExitStatus(given.strict)
+        self._status.strict = given.strict
         self.conv_template = given.conv_template
         own_config = given.customized_config
         accelerator = Accelerator()
@@ -225,8 +226,8 @@ class _ExitStatus:
         unreadable: messages about inputs that this process could not read.
     """
 
-    def __init__(self, strict: bool):
-        self.strict = strict
+    def __init__(self) -> None:
+        self.strict = False
         self.is_built = self.is_broken = False
         self.unreadable: set[str] = set()
         self._store = None

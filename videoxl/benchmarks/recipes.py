@@ -89,8 +89,8 @@ def read_score(output: Path, recipe: Recipe, since: float = 0.0) -> tuple[float,
         raise DataError(f"lmms-eval left no results in {output}; its messages above say why")
     content = read_json(files[-1], "the results")
     try:
-        found = content["results"].get(recipe.task, {})
-        number = (content.get("n-samples") or {}).get(recipe.task, {}).get("effective")
+        found = dict(content["results"].get(recipe.task, {}).items())
+        number = ((content.get("n-samples") or {}).get(recipe.task) or {}).get("effective")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{files[-1]} is no file of lmms-eval's results: {error!r}") from error
     for key, value in found.items():

@@ -16,11 +16,15 @@ _LARGE, _COVERED = 10_000, 0.9  # a vocabulary of at least this many rows has a 
 def load_tokenizer(source: str | Path, **options):
     """As `AutoTokenizer.from_pretrained`, but code beside a tokenizer is never run, nor asked about.
 
-    A folder's tokenizer is not looked up on the hub.
+    A folder's tokenizer is not looked up on the hub. Raises `CheckpointError`.
     """
-    return AutoTokenizer.from_pretrained(
-        source, trust_remote_code=False, local_files_only=Path(source).is_dir(), **options
-    )
+    try:
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=Path(source).is_dir(), **options
+        )
+    except Exception as error:  # the tokenizers library raises bare ones
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"cannot load {source}: its tokenizer: {said}") from error
 
 
 def check_tokenizer(tokenizer, source: str | Path, vocab_size: int) -> None:

@@ -39,10 +39,7 @@ _CONFIGURED = (
 
 def load_tokenizer(base: str, version: str, max_length: int):
     """Load the base's tokenizer. Raises `CheckpointError` if it lacks the chat tokens that the prompt version needs."""
-    try:
-        tokenizer = read_tokenizer(base, model_max_length=max_length, padding_side="right")
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot load a tokenizer from {base}: {error}") from error
+    tokenizer = read_tokenizer(base, model_max_length=max_length, padding_side="right")
     if version == "qwen_1_5":
         vocabulary = tokenizer.get_vocab()
         lacking = [token for token in ("<|im_start|>", "<|im_end|>") if token not in vocabulary]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -53,14 +54,31 @@ def read_numbered(path: Path, is_mended: bool = False) -> list[tuple[int, dict]]
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Append one line and close the file."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    """Append one line, on disk when this returns. Raises `DataError` where it cannot be written."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(f"cannot write to {path}: {error.strerror}") from error
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
     """Write a whole file, which appears whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    try:
+        write_text(path, "".join(map(_line, rows)))
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _line(row: dict) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair, which only an escape can hold
+        text = json.dumps(row)
+    return text + "\n"
 
 
 def _brief(line: bytes) -> str:

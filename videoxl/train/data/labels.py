@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from videoxl.chat import SYSTEM_MESSAGE, plain_ids, tokenizer_image_token
+from videoxl.chat import SYSTEM_MESSAGE, check_text, plain_ids, tokenizer_image_token
 from videoxl.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from videoxl.errors import PromptError
 
@@ -50,8 +50,10 @@ def check_turns(turns: Turns) -> list[dict[str, str]]:
     """Check that human and gpt turns alternate; a leading gpt turn is dropped, as published. Raises `PromptError`."""
     turns = list(turns)
     for turn in turns:
-        if turn.get("from") not in _ROLES or not isinstance(turn.get("value"), str):
-            raise PromptError(f"a turn needs 'from' (human or gpt) and a text as 'value'; got {turn!r}")
+        role, value = turn.get("from"), turn.get("value")
+        if not isinstance(role, str) or role not in _ROLES or not isinstance(value, str):
+            raise PromptError(f"a turn needs 'from' (human or gpt) and a text as 'value'; got {str(turn)[:200]}")
+        check_text(value)
     if turns and turns[0]["from"] == "gpt":
         turns = turns[1:]
     for place, turn in enumerate(turns):

@@ -242,7 +242,7 @@ def repeat(source: Path, target: Path, seconds: int, scenes: int) -> None:
         for start in range(0, seconds, scenes):
             with av.open(str(source)) as container:
                 video = container.streams.video[0]
-                stream = stream or output.add_stream_from_template(video)
+                stream = stream or output.add_stream_from_template(video, opaque=True)
                 shift, end = round(start / video.time_base), round((seconds - start) / video.time_base)
                 for packet in container.demux(video):
                     if packet.dts is None or packet.pts >= end:

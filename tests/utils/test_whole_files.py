@@ -10,7 +10,17 @@ from conftest import ROOT
 
 from videoxl.errors import DataError
 from videoxl.utils.digest import digest, digest_all, digest_file, digest_json
-from videoxl.utils.files import claim_output, read_json, umask, whole_file, whole_folder, write_json, write_text
+from videoxl.utils.files import (
+    claim_output,
+    only_writer,
+    read_json,
+    umask,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
+from videoxl.utils.json_lines import append_row, read_rows
 from videoxl.utils.resources import resource
 
 
@@ -100,3 +110,29 @@ def test_resources_are_the_checkouts_own():
     assert os.path.samefile(resource("assets/sample.mp4"), ROOT / "assets" / "sample.mp4")
     with pytest.raises(DataError, match="nothing is neither in"):
         resource("nothing")
+
+
+def test_two_writers_of_one_file_are_told_apart(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with only_writer(path):
+        with pytest.raises(DataError, match="another process writes to"), only_writer(path):
+            pass
+        with only_writer(tmp_path / "other.jsonl"):
+            pass
+    with only_writer(path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="cannot write beside"), only_writer(tmp_path / "no" / "rows"):
+        pass
+
+
+def test_rows_with_half_a_character_and_full_disks(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"text": "a \ud800"})
+    append_row(path, {"text": "b"})
+    assert [row["text"] for row in read_rows(path)] == ["a \ud800", "b"]
+    with pytest.raises(DataError, match="cannot write to"):
+        append_row(tmp_path, {})
+    if Path("/dev/full").exists():
+        with pytest.raises(DataError, match="No space"):
+            append_row(Path("/dev/full"), {})

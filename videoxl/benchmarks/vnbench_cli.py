@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from videoxl.benchmarks.asking import Reading, load_asker
-from videoxl.benchmarks.vnbench import Submission, answer_all, check_videos, load_examples, missing_videos
+from videoxl.benchmarks.vnbench import Example, Submission, answer_all, check_videos, load_examples, missing_videos
 from videoxl.benchmarks.vnbench_score import as_json, printed, score_file, table
 from videoxl.compression.base import get_compressor
 from videoxl.errors import ArgumentError
 from videoxl.media.choice import FrameChoice
 from videoxl.utils.cli_errors import one_line_errors
 from videoxl.utils.digest import digest_file
-from videoxl.utils.files import claim_output, write_json
+from videoxl.utils.files import claim_output, only_writer, write_json
 from videoxl.utils.processes import Processes
 
 
@@ -72,6 +73,11 @@ def run(given: argparse.Namespace) -> int:
     check_videos(examples)
     claim_output(given.output.parent)
     processes = Processes()
+    with nullcontext() if processes.rank else only_writer(given.output):
+        return _answer(given, examples, processes)
+
+
+def _answer(given: argparse.Namespace, examples: list[Example], processes: Processes) -> int:
     choice = FrameChoice(fps=given.fps, max_frames=given.max_frames, by_average_rate=True, stored_shape=True)
     get_compressor(given.compressor).resolve_ratio(given.ratio)  # before the model is loaded
     reading = Reading(choice, given.ratio, given.backend, given.timeout, given.compressor)

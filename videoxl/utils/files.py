@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import os
@@ -100,6 +101,28 @@ def _is_alive(number: int) -> bool:
     except (OSError, OverflowError):  # another user's
         return True
     return True
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold the right to write a file as long as this lasts. Raises `DataError` if another process holds it."""
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        file = lock.open("a")
+    except OSError as error:
+        raise DataError(f"cannot write beside {path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"another process writes to {path}; wait for it, or name another file") from error
+        except OSError:  # a file system without locks
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -43,8 +43,9 @@ def edit_weights(folder, change):
 
 
 def shard(folder):
-    load(folder)[1].save_pretrained(folder, max_shard_size="400KB")
+    model = load(folder)[1]
     (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="400KB")
     return sorted(folder.glob("model-*.safetensors"))
 
 
@@ -112,7 +113,8 @@ def test_missing_beacon_weights_start_as_copies(copy):
 def index_of(folder, **names):
     """An index whose weights lie in the files of these names."""
     weights = load_file(folder / "model.safetensors")
-    content = {"weight_map": dict.fromkeys(weights, "model.safetensors") | names}
+    (folder / "model.safetensors").rename(folder / "whole.safetensors")
+    content = {"weight_map": dict.fromkeys(weights, "whole.safetensors") | names}
     (folder / "model.safetensors.index.json").write_text(json.dumps(content))
 
 
@@ -219,12 +221,21 @@ def test_code_beside_a_tokenizer_is_not_run_nor_asked_about(copy, monkeypatch):
         load(copy)
 
 
+def test_an_index_that_was_left_behind_does_not_count(copy):
+    model = load(copy)[1]
+    (copy / "model.safetensors").unlink()
+    model.save_pretrained(copy, max_shard_size="400KB")
+    model.save_pretrained(copy)
+    again = load(copy, verify=True)[1]
+    assert torch.equal(again.model.norm.weight, model.model.norm.weight)
+
+
 def test_a_flipped_bit_of_the_weights_is_named(copy):
     with pytest.raises(CheckpointError, match=r"no checksums\.json"):
         load(copy, verify=True)
     _, model, _, _ = load(copy)
-    model.save_pretrained(copy, max_shard_size="400KB")
-    (copy / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match=r"model\.safetensors was there before"):
+        model.save_pretrained(copy, max_shard_size="400KB")  # each loader would take the old single file
     load(copy, verify=True)
     path = sorted(copy.glob("model-*.safetensors"))[1]
     whole = bytearray(path.read_bytes())

@@ -33,7 +33,7 @@ from videoxl.model.loss import TrainingOptions, training_loss
 from videoxl.model.prompt import split_prompt
 from videoxl.model.runner import make_chooser, read_context
 from videoxl.model.visual import arrange_spans
-from videoxl.model.weight_checksums import write_checksums
+from videoxl.model.weight_checksums import set_aside_stale, single_file_stamp, write_checksums
 from videoxl.utils.compat import CACHE, one_cache
 
 
@@ -72,8 +72,10 @@ class LlavaQwenForCausalLM(CheckpointLoadingMixin, VideoXLGenerationMixin, Qwen2
         """
         if getattr(self, "weights_format", None) == "fp8":
             raise ConfigError("weights in FP8 are for one run and are not saved; load without load_fp8 to save a model")
+        before = single_file_stamp(Path(save_directory))
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
+            set_aside_stale(Path(save_directory), before)
             write_checksums(Path(save_directory))
 
     def get_vision_tower(self) -> nn.Module | None:

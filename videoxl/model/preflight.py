@@ -20,7 +20,8 @@ from videoxl.utils.numbers import is_whole_number
 
 _MOST_JSON = 1 << 26  # bytes
 _MOST_HEADER = 100_000_000  # bytes; safetensors' own limit
-_INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _COUNTERS = ("position_ids",)  # whole numbers that old CLIP checkpoints hold beside their weights
 # The largest values that are believed: some ten times those of the largest models.
@@ -67,20 +68,25 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, by its index or by the usual name; empty where there are none."""
-    if not os.path.lexists(folder / _INDEX):
-        names = ["model.safetensors"] if os.path.lexists(folder / "model.safetensors") else []
-    else:
-        index = _read_json(folder, _INDEX).get("weight_map")
-        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
-            raise CheckpointError(f"cannot load {folder}: {_INDEX}: weight_map is no object of file names")
-        names = sorted(set(index.values()))
-        for name in names:
-            if not name or name in (".", "..") or name != os.path.basename(name) or "\\" in name:
-                _refuse(folder, _INDEX, f"weight_map names {name!r}, which is no file of this folder")
+    """The safetensors files of a folder, as transformers finds them: the single one, or those of the index."""
+    names = _indexed(folder) if os.path.lexists(folder / INDEX) else []
+    if os.path.lexists(folder / SINGLE):  # it counts, whatever an index that was left behind says
+        names = [SINGLE]
     for name in names:
         _check_regular(folder, name)
     return [folder / name for name in names]
+
+
+def _indexed(folder: Path) -> list[str]:
+    """The files that the index names. Raises `CheckpointError` for one that is not of this folder."""
+    index = _read_json(folder, INDEX).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+        raise CheckpointError(f"cannot load {folder}: {INDEX}: weight_map is no object of file names")
+    names = sorted(set(index.values()))
+    for name in names:
+        if not name or name in (".", "..") or name != os.path.basename(name) or "\\" in name:
+            _refuse(folder, INDEX, f"weight_map names {name!r}, which is no file of this folder")
+    return names
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from videoxl.errors import CheckpointError, DataError
-from videoxl.model.preflight import weight_files
+from videoxl.model.preflight import INDEX, SINGLE, weight_files
 from videoxl.utils.checksum import tensor_checksums
 from videoxl.utils.files import read_json, write_json
 
@@ -19,6 +20,28 @@ def write_checksums(folder: Path) -> None:
     files = weight_files(folder)
     if files:
         write_json(folder / NAME, {"algorithm": "xxh3-128", "files": {file.name: _of_file(file) for file in files}})
+
+
+def single_file_stamp(folder: Path) -> int | None:
+    """When the folder's single file of weights was written; None where there is none."""
+    try:
+        return (folder / SINGLE).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def set_aside_stale(folder: Path, before: int | None) -> None:
+    """Rename a single file of weights that shards have replaced: every loader would take it instead of them.
+
+    Args:
+        before: its stamp before the shards were written.
+    """
+    if before is not None and single_file_stamp(folder) == before and (folder / INDEX).is_file():
+        aside = folder / f"{SINGLE}.before"
+        (folder / SINGLE).replace(aside)
+        warnings.warn(
+            f"{folder / SINGLE} was there before; it is {aside.name} now, beside the new shards", stacklevel=3
+        )
 
 
 def verify_checksums(folder: Path) -> None:

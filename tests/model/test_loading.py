@@ -142,8 +142,24 @@ def no_tokenizer(folder):
     )  # fmt: skip
 
 
+def preprocessor(**values):
+    """A damage: other values in `preprocessor_config.json`."""
+
+    def damage(folder):
+        path = folder / "preprocessor_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return damage
+
+
 HUGE = 1 << 63
 REFUSED = [
+    (preprocessor(crop_size="large"), "the size is large; it must be"),
+    (preprocessor(crop_size=[3]), "the size is"),
+    (preprocessor(crop_size=224), "gives pictures of 224 pixels; the vision tower reads 336"),
+    (preprocessor(image_mean=[0.5, 0.5]), "image_mean is .*; it must be three numbers"),
+    (preprocessor(image_mean=[0.5, 0.5, float("nan")]), "image_mean is"),
+    (preprocessor(image_std=[0.5, 0.5, 0]), "above 0"),
     (
         lambda folder: edit_weights(folder, some_beacons_missing),
         "lacks 5 of its 19 .* or none: .*beacon_k_proj",

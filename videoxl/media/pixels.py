@@ -23,11 +23,13 @@ from transformers.image_processing_utils import BatchFeature
 from videoxl.errors import CheckpointError, PictureError
 from videoxl.media.pictures import load_picture
 from videoxl.media.resize import resize_and_crop_frame, shorter_side_to
+from videoxl.utils.numbers import is_number, is_whole_number
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _PRECISION = 22  # bits of Pillow's fixed-point filter weights (Resample.c)
 _CONFIG_NAME = "preprocessor_config.json"
+_LARGEST_SIDE, _LARGEST_NORM = 1 << 14, 1e3
 
 
 class VideoXLImageProcessor:
@@ -90,10 +92,19 @@ class VideoXLImageProcessor:
         try:
             stored = json.loads(path.read_text())
             size = stored.get("crop_size") or stored["size"]
-            side = size if isinstance(size, int) else size.get("height", size.get("shortest_edge"))
-            return cls(int(side), stored["image_mean"], stored["image_std"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            side = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
+            mean, std = stored["image_mean"], stored["image_std"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} is not a CLIP preprocessor configuration: {error!r}") from error
+        if not is_whole_number(side) or not 1 <= side <= _LARGEST_SIDE:
+            raise CheckpointError(f"{path}: the size is {str(size)[:60]}; it must be 1 to {_LARGEST_SIDE:,}")
+        for name, values in (("image_mean", mean), ("image_std", std)):
+            is_triple = isinstance(values, list) and len(values) == 3
+            if not is_triple or not all(is_number(x) and abs(x) < _LARGEST_NORM for x in values):
+                raise CheckpointError(f"{path}: {name} is {str(values)[:60]}; it must be three numbers")
+        if min(std) <= 0:
+            raise CheckpointError(f"{path}: image_std is {std}; it must be above 0")
+        return cls(int(side), mean, std)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `preprocessor_config.json` as CLIP's processor does."""

@@ -285,7 +285,13 @@ def _image_processor(path: Path, base: Path | None, model: LlavaQwenForCausalLM)
     folders = [path, base, find_tower_folder(model.config, path)]
     for folder in folders:
         if folder is not None and (folder / "preprocessor_config.json").is_file():
-            return VideoXLImageProcessor.from_pretrained(folder)
+            found = VideoXLImageProcessor.from_pretrained(folder)
+            if found.side != model.model.vision_tower.image_size:
+                raise CheckpointError(
+                    f"{folder}: preprocessor_config.json gives pictures of {found.side} pixels; the vision tower reads "
+                    f"{model.model.vision_tower.image_size}"
+                )
+            return found
     return model.model.vision_tower.image_processor()
 
 

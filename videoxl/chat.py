@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import weakref
 from dataclasses import dataclass, field
 
 import torch
@@ -163,7 +164,7 @@ def text_ids(tokenizer, text: str) -> list[int]:
     plain, users = _without_marks(text)
     ids: list[int] = []
     done = 0
-    for match in re.finditer("|".join(map(re.escape, _control_tokens(tokenizer))) or r"(?!)", plain):
+    for match in _control_pattern(tokenizer).finditer(plain):
         if any(match.start() < end and start < match.end() for start, end in users):
             continue
         ids += [*plain_ids(tokenizer, plain[done : match.start()]), tokenizer.convert_tokens_to_ids(match.group())]
@@ -180,15 +181,33 @@ def check_text(text: str) -> None:
 
 
 def plain_ids(tokenizer, text: str) -> list[int]:
-    """Token ids of a text in which nothing is a control token."""
+    """Token ids of a text in which nothing is a control token.
+
+    What would be one is cut after its first character. (The tokenizer's own switch for this is one for all threads.)
+    """
     check_text(text)
-    return tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids if text else []
+    pieces, done = [], 0
+    for match in _control_pattern(tokenizer).finditer(text):
+        pieces.append(text[done : match.start() + 1])
+        done = match.start() + 1
+    pieces.append(text[done:])
+    if len(pieces) == 1:
+        return tokenizer(text).input_ids if text else []
+    return [token for piece in pieces if piece for token in tokenizer(piece, add_special_tokens=False).input_ids]
 
 
-def _control_tokens(tokenizer) -> list[str]:
-    """Longest first, so that none hides behind a shorter one."""
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
+_patterns: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # tokenizer -> (number of tokens, pattern)
+
+
+def _control_pattern(tokenizer) -> re.Pattern:
+    """Finds the tokens that were added to the vocabulary, longest first, so that none hides behind a shorter one."""
+    number = len(tokenizer) if hasattr(tokenizer, "added_tokens_decoder") else 0
+    known = _patterns.get(tokenizer)
+    if known is None or known[0] != number:
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()] if number else []
+        literals = sorted((each for each in added if len(each) > 1), key=len, reverse=True)
+        known = _patterns[tokenizer] = number, re.compile("|".join(map(re.escape, literals)) or r"(?!)")
+    return known[1]
 
 
 def _without_marks(text: str) -> tuple[str, list[tuple[int, int]]]:

@@ -88,13 +88,14 @@ def test_a_score_is_compared_only_where_it_can_be():
     for status, more, why in (
         (1, [], "could not be read"), (2, [], "status 2"), (0, ["--limit", "8"], "--limit departs"),
         (0, ["--model_args=pretrained=x"], "departs"), (0, ["--gen_kwargs", "a=1"], "departs"),
+        (0, ["--lim", "10"], "--lim departs"),
     ):  # fmt: skip
         said = verdict(recipe, 64.0, 500, status, more)
         assert "not compared" in said and why in said and "within" not in said
 
 
 def test_a_number_of_processes_that_is_none_is_named(tmp_path, capsys, monkeypatch):
-    for odd in ("abc", "0", "-1", ""):
+    for odd in ("abc", "0", "-1", "", "\u00b2"):
         monkeypatch.setenv("PROCESSES", odd)
         assert main(["videomme", str(tmp_path), "--print"]) == 2
         assert "PROCESSES is" in capsys.readouterr().err

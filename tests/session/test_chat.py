@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -71,3 +73,28 @@ def test_control_tokens_in_a_record_are_text_unless_it_is_asked_for(tokenizer, t
 def test_whole_prompts_are_the_callers(tokenizer):
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert tokenizer_image_token("<image>\nhi<|im_end|>", tokenizer).count(end) == 1
+
+
+def test_threads_do_not_change_each_others_text(tokenizer):
+    plain = question_prompt("What is it?").suffix
+    expected, attack = text_ids(tokenizer, plain), question_prompt(ATTACKS[0]).suffix
+    wanted = text_ids(tokenizer, attack)
+    wrong = []
+
+    def ask(text, right):
+        wrong.extend(1 for _ in range(300) if text_ids(tokenizer, text) != right)
+
+    threads = [threading.Thread(target=ask, args=pair) for pair in ((plain, expected), (attack, wanted)) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_added_tokens_that_are_not_special_are_text_too(golden):
+    tokenizer = AutoTokenizer.from_pretrained(golden / "tiny")
+    tokenizer.add_tokens(["<|more|>"])
+    number = tokenizer.convert_tokens_to_ids("<|more|>")
+    assert number in tokenizer("a <|more|>").input_ids
+    assert number not in text_ids(tokenizer, question_prompt("a <|more|>").suffix)

@@ -98,6 +98,9 @@ def test_ids_that_repeat_are_told_apart(tmp_path):
     records = read_records(write(tmp_path / "r.json", [same, same, {"id": "a"}, same]))
     assert [record.id for record in records] == ["a", "a (2)", "a (4)"]
     assert [name for name, _ in records.malformed] == ["a (3)"]
+    names = ["a", "a (2)", "a"]
+    records = read_records(write(tmp_path / "r.json", [{**same, "id": name} for name in names]))
+    assert len({record.id for record in records}) == 3
 
 
 def test_keys_that_are_not_used_are_named_once_with_the_nearest_known_one(tmp_path):

@@ -33,6 +33,7 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.utils.processes import Processes
 
 UNREADABLE = (VideoError, PictureError, FileNotFoundError)
+_told: set[str] = set()  # options that were named
 _IGNORED = (
     "until",
     "image_aspect_ratio",
@@ -139,7 +140,9 @@ class VideoXL(lmms):
         prompt = template_prompt(self.conv_template, context, len(seen))
         source, options, facts = self._source(prompt, seen)
         answer = self._asker.session.ask(source, prompt, **options, **generation_options(generation))
-        return GenerationResult(_cut(answer.text, generation.get("until")), Evidence(facts=facts))
+        return GenerationResult(
+            _cut(answer.text, generation.get("until") or generation.get("stop_sequences")), Evidence(facts=facts)
+        )
 
     def _score(self, context: str, continuation: str, seen: list) -> GenerationResult:
         prompt = template_prompt(self.conv_template, context, len(seen))
@@ -288,12 +291,13 @@ def parse_ratio(value: int | str) -> int:
 
 
 def generation_options(given: dict) -> dict:
-    """Arguments of `generate`, greedy unless the task asks for sampling. Raises `ConfigError` for an unknown one."""
+    """Arguments of `generate`, greedy unless the task asks for sampling; others are named in the log, once."""
     known = GenerationConfig().to_dict().keys()
-    unknown = sorted(given.keys() - known - set(_IGNORED))
+    unknown = given.keys() - known - {*_IGNORED, *_told}
     if unknown:
-        raise ConfigError(f"generation option {', '.join(unknown)} is not known; see transformers' GenerationConfig")
-    options = {key: value for key, value in given.items() if value is not None and key not in _IGNORED}
+        _told.update(unknown)
+        logger.warning(f"videoxl: generation options {sorted(unknown)} are not known and not used")
+    options = {key: value for key, value in given.items() if value is not None and key in known}
     options.setdefault("max_new_tokens", given.get("max_gen_toks") or 1024)
     temperature = float(options.get("temperature", 0))
     options.setdefault("do_sample", temperature > 0)

@@ -146,7 +146,8 @@ def verdict(recipe: Recipe, score: float, number: int | None, status: int, more:
         spread = 196 * math.sqrt(share * (1 - share) / number)
         said += f" of {number:,} questions (95 %: {score - spread:.1f} to {score + spread:.1f})"
     said += f"; the published checkpoint's score is {recipe.published} ({recipe.source})"
-    changed = [flag for flag in more if flag.startswith(_SCORE_FLAGS)]
+    flags = [flag.partition("=")[0] for flag in more if flag.startswith("--")]
+    changed = [flag for flag in flags if any(name.startswith(flag) for name in _SCORE_FLAGS)]  # also abbreviated
     if status:
         return f"{said}; not compared: inputs could not be read, or lmms-eval failed (status {status})"
     if changed:
@@ -157,7 +158,7 @@ def verdict(recipe: Recipe, score: float, number: int | None, status: int, more:
 
 def _processes() -> int:
     given = os.environ.get("PROCESSES", "1")
-    if not given.isdigit() or not int(given):
+    if not given.isdecimal() or not given.isascii() or not int(given):
         raise DataError(f"PROCESSES is {given!r}; it must be a whole number of at least 1")
     return int(given)
 

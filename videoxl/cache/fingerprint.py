@@ -1,14 +1,12 @@
 """Which model made a video memory: its configuration and a digest of every weight.
 
-The digest of a checkpoint's weights is kept in the user's cache, so that it is computed once (15 GB take seconds). A
-model whose weights were changed in memory is hashed from its tensors.
+The digest of a model's weights is kept in the user's cache, so that it is computed once (15 GB take seconds). It is
+found there by sums of all weights, so a model that was changed in memory has another.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +21,7 @@ SAMPLES = 8  # elements of each parameter; 860 parameters of a 7B model take som
 MOST = 100
 """Digests that are kept in the user's cache."""
 
-_WEIGHT_FILES = ("*.safetensors", "*.bin")
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Keys that do not change a cache's content: file locations, run settings, and what is recorded elsewhere.
 _IGNORED = (
     "_name_or_path",
@@ -41,23 +39,7 @@ _IGNORED = (
 )
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """What a model's weights were read from, and how often each had been written to by then."""
-
-    files: str
-    versions: tuple[int, ...]
-
-
-_origins: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> _Origin
-_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (versions, sampled digest, digest)
-
-
-def remember_origin(model, folders: Iterable[Path | None]) -> None:
-    """Say that the weights of `model` are those of the files in `folders` and were not changed since."""
-    versions = _versions(model)
-    if versions is not None:
-        _origins[model] = _Origin(_files_key(folders), versions)
+_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (key, digest)
 
 
 def model_fingerprint(model) -> dict[str, str]:
@@ -82,24 +64,32 @@ def sampled_fingerprint(model) -> dict[str, str]:
 
 
 def _weights_digest(model, sampled: dict[str, str]) -> str:
-    versions = _versions(model)
+    # Sums of all weights change with any of them, however it was written to, and take a GPU some milliseconds.
+    key = digest(sampled["weights"], sampled["dtype"], sampled["quantization"], *map(str, _sums(model)), digits=40)
     known = _known.get(model)
-    if known is not None and versions is not None and known[:2] == (versions, sampled["weights"]):
-        return known[2]
-    origin = _origins.get(model)
-    entry = None
-    if origin is not None and origin.versions == versions:
-        folder = cache_folder("weights")
-        key = digest(origin.files, sampled["dtype"], sampled["quantization"], sampled["weights"], digits=40)
-        entry = None if folder is None else folder / f"{key}.json"
+    if known is not None and known[0] == key:
+        return known[1]
+    folder = cache_folder("weights")
+    entry = None if folder is None else folder / f"{key}.json"
     found = None if entry is None else _stored(entry)
     if found is None:
         found = _hash_weights(model)
         if entry is not None:
             _store(entry, found)
-    if versions is not None:
-        _known[model] = (versions, sampled["weights"], found)
+    _known[model] = key, found
     return found
+
+
+@torch.no_grad()
+def _sums(model) -> list[int]:
+    """The sum of each weight's bits, taken as whole numbers."""
+    sums = []
+    for _, weight in sorted(model.named_parameters()):
+        if weight.device.type != "meta" and weight.numel():
+            flat = weight.detach().contiguous().reshape(-1)
+            sums.append(flat.view(_WHOLE[flat.element_size()]).sum(dtype=torch.int64))
+    devices = dict.fromkeys(each.device for each in sums)
+    return [number for device in devices for number in torch.stack([s for s in sums if s.device == device]).tolist()]
 
 
 def _stored(entry: Path) -> str | None:
@@ -129,25 +119,6 @@ def _hash_weights(model) -> str:
         elif value.device.type != "meta":
             parts.append(f"{name} {value.dtype} {list(value.shape)} {' '.join(tensor_checksums(value))}")
     return digest("\n".join(parts))
-
-
-def _versions(model) -> tuple[int, ...] | None:
-    """How often each weight was written to; None where that is not counted (inference tensors)."""
-    weights: Sequence[Tensor] = [*model.parameters(), *model.buffers()]
-    if any(weight.is_inference() for weight in weights):
-        return None
-    return tuple(number for weight in weights for number in (id(weight), weight._version))
-
-
-def _files_key(folders: Iterable[Path | None]) -> str:
-    """Names, sizes and times of change of all files of weights."""
-    said = []
-    for folder in folders:
-        if folder is not None and folder.is_dir():
-            for file in sorted({path for pattern in _WEIGHT_FILES for path in folder.glob(pattern)}):
-                status = file.stat()
-                said.append(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}")
-    return digest("\n".join(said), digits=40)
 
 
 def _sampled_weights(model) -> torch.Tensor:

@@ -24,13 +24,17 @@ from torch import Tensor
 from videoxl.errors import MemoryFileError
 from videoxl.utils.checksum import tensor_checksums, text_checksum
 from videoxl.utils.files import whole_file
-from videoxl.utils.numbers import is_number, is_whole_number
+from videoxl.utils.numbers import is_whole_number
 
 FORMAT = "videoxl-memory"
 VERSION = 2
 _READ = (1, 2)
 _IN_JSON = ("prefix_ids", "ratios", "ratio_mix", "window_ratios", "window", "source", "fingerprint")
 _IN_FINGERPRINT = ("config", "weights", "dtype", "quantization")
+_FORMS = (
+    ("timestamps", "F64", 1), ("indices", "I64", 1), ("beacon_spans", "F64", 2), ("pending", None, 2),
+    ("layers.0.keys", None, 3),
+)  # fmt: skip
 _MOST_HEADER = 1 << 28  # bytes; that of an hour of video has about 200,000
 
 
@@ -89,7 +93,7 @@ def write_memory(memory: MemoryState, path: Path, overwrite: bool) -> None:
     text = json.dumps(state)
     metadata = {"format": FORMAT, "version": str(VERSION), "state": text, "checksum": text_checksum(text)}
     try:
-        with whole_file(path) as draft:
+        with whole_file(path, sweep=True) as draft:
             save_file(tensors, draft, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise MemoryFileError(f"cannot save the memory to {path}: {error}; no partial file was left") from error
@@ -183,6 +187,10 @@ class _MemoryFile:
         for name in ("timestamps", "indices", "beacon_spans"):
             if name not in self.names:
                 self._refuse(f"it lacks {name}")
+        for name, kind, dimensions in _FORMS:
+            form = self._file.get_slice(name) if name in self.names else None
+            if form is not None and (len(form.get_shape()) != dimensions or (kind and form.get_dtype() != kind)):
+                self._refuse(f"{name} is {form.get_dtype()} {form.get_shape()}")
         frames = self.shape("timestamps", [])
         if len(frames) != 1 or self.shape("indices", []) != frames:
             self._refuse("its times and frame numbers are not two equally long lists")
@@ -202,9 +210,10 @@ class _MemoryFile:
             said = self._described[name]
             if {key: said.get(key) for key in ("dtype", "shape")} != _described(found):
                 self._refuse(f"{name} is {_described(found)}, not {said.get('dtype')} {said.get('shape')}")
-            blocks = tensor_checksums(found)
-            if blocks != said.get("blocks"):
-                wrong = next((n for n, pair in enumerate(zip(blocks, said.get("blocks", ()))) if pair[0] != pair[1]), 0)
+            blocks, expected = tensor_checksums(found), said.get("blocks")
+            if blocks != expected:
+                pairs = zip(blocks, expected) if isinstance(expected, list) else ()
+                wrong = next((number for number, pair in enumerate(pairs) if pair[0] != pair[1]), 0)
                 self._refuse(f"the checksum of {name}, block {wrong}, differs; summarise the video again")
         return found
 
@@ -282,7 +291,8 @@ def _is_fingerprint(value: Any) -> bool:
 
 
 def _is_source(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(each, str) or is_number(each) for each in value.values())
+    scalars = (str, int, float, bool, type(None))
+    return isinstance(value, dict) and all(isinstance(each, scalars) for each in value.values())
 
 
 def _are_tensors(value: Any) -> bool:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,8 +92,8 @@ class VideoXLImageProcessor:
         path = Path(folder) / _CONFIG_NAME
         try:
             stored = json.loads(path.read_text())
-            size = stored.get("crop_size") or stored["size"]
-            side = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
+            size: Any = stored.get("crop_size") or stored["size"]
+            side: Any = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
             mean, std = stored["image_mean"], stored["image_std"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} is not a CLIP preprocessor configuration: {error!r}") from error

@@ -42,9 +42,10 @@ class CheckpointLoadingMixin(_Model):
             CheckpointError: keys that are missing, unexpected or of another shape; the message lists them.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        folder = Path(pretrained_model_name_or_path)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        given: Any = kwargs.get("config")
         if folder.is_dir():
-            check_folder(folder)
+            check_folder(folder, None if given is None else given.to_dict())
         # Mismatched shapes are collected and reported below with the other keys.
         kwargs["ignore_mismatched_sizes"] = True
         with _quietly():  # what is missing is filled or reported below
@@ -100,7 +101,8 @@ def _check_beacons(folder: Path, model, missing: set[str]) -> None:
 
     Kinds that the checkpoint's own configuration does not name (`beacon_param`) may be new.
     """
-    stored = read_config(folder).get("beacon_param") or ("q", "k", "v")
+    has_own = (folder / "config.json").is_file()
+    stored = (read_config(folder) if has_own else model.config.to_dict()).get("beacon_param") or ("q", "k", "v")
     beacons = {name: _beacon_kind(name) for name, _ in model.named_parameters() if _beacon_kind(name)}
     lacking = {name: kind for name, kind in beacons.items() if name in missing}
     known = {name for name, kind in beacons.items() if kind == "embedding" or kind in stored}
@@ -108,7 +110,7 @@ def _check_beacons(folder: Path, model, missing: set[str]) -> None:
         names = sorted(lacking.keys() & known)
         raise CheckpointError(
             f"checkpoint {folder} lacks {len(names)} of its {len(known)} beacon weights, and must have all of them or "
-            f"none: {_shorten(names)}"
+            f"none (get the file again, or correct beacon_param in config.json): {_shorten(names)}"
         )
 
 

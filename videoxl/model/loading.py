@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
-from videoxl.cache.fingerprint import remember_origin
 from videoxl.errors import CheckpointError, ConfigError, MissingDependencyError, VideoXLError
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.model.configuration import VideoXLConfig
@@ -111,8 +110,6 @@ def load_pretrained_model(
         raise CheckpointError(f"cannot load {path}: {_one_line(error)}") from error
     if load_fp8:
         to_fp8(model)
-    if path.is_dir():
-        remember_origin(model, (path, base, find_tower_folder(model.config, path)))
     config = model.config
     context = getattr(config, "tokenizer_model_max_length", None) or config.max_position_embeddings
     return tokenizer, model.eval(), _image_processor(path, base, model), context

@@ -22,7 +22,7 @@ from videoxl.cache.summary import SummaryCache
 from videoxl.compression.base import Compressor, check_registered, get_compressor
 from videoxl.compression.plan import RatioChooser
 from videoxl.errors import BatchError, MemoryFileError, PlanError, PromptError
-from videoxl.model.memory_state import facts_about, layer_devices, restore, state_of
+from videoxl.model.memory_state import brief, facts_about, layer_devices, restore, spans_of_beacons, state_of
 from videoxl.model.prompt import Prompt
 from videoxl.model.room import ensure_room
 from videoxl.model.runner import SpanReader, check_finite, last_hidden, make_chooser
@@ -61,7 +61,8 @@ class VideoMemory:
         self._torn = False
         self._is_closed = False
         self._closed: tuple[SummaryCache, SpanReader] | None = None
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # the state; frames are awaited without it
+        self._writing = threading.RLock()  # one extend at a time
 
     @classmethod
     @torch.no_grad()
@@ -92,7 +93,6 @@ class VideoMemory:
             raise MemoryFileError("the model of this memory is gone; load the memory's file with VideoMemory.load")
         return model
 
-    @one_at_a_time
     @torch.no_grad()
     def extend(
         self, frames: Tensor | Iterable, progress: Progress | None = None, timer: StageTimer | None = None
@@ -104,6 +104,10 @@ class VideoMemory:
             MemoryFileError: the memory is closed, or an earlier `extend` was interrupted.
             BatchError: a memory of several videos, or pixels of another shape.
         """
+        with self._writing:
+            self._extend(frames, progress, timer)
+
+    def _extend(self, frames: Tensor | Iterable, progress: Progress | None, timer: StageTimer | None) -> None:
         self.check_whole()
         if self.rows > 1:
             raise BatchError(f"this memory has {self.rows} videos; extend them together with extend_tokens")
@@ -129,7 +133,6 @@ class VideoMemory:
             check_finite(hidden, self.cache)
         self.source.update(getattr(frames, "source", {}))
 
-    @one_at_a_time
     @torch.no_grad()
     def extend_tokens(self, tokens: Tensor, timestamps: Sequence[float] | None = None) -> None:
         """Read frames whose visual tokens are computed already (`frame_tokens`); timestamps in seconds, if known.
@@ -148,7 +151,8 @@ class VideoMemory:
         times = [float("nan")] * number if timestamps is None else list(timestamps)
         if len(times) != number:
             raise BatchError(f"{len(times)} timestamps were given for {number} frames")
-        hidden = self._read(tokens, times, [-1] * number, None)
+        with self._writing:
+            hidden = self._read(tokens, times, [-1] * number, None)
         if hidden is not None:
             check_finite(hidden, self.cache)
 
@@ -203,6 +207,7 @@ class VideoMemory:
         other._fingerprint, other.rows = self._fingerprint, rows
         return other
 
+    @one_at_a_time
     def _read(self, tokens: Tensor, timestamps: list[float], indices: list[int], hidden: Tensor | None):
         """Hand visual tokens [R, F, t, H] to the reader; returns the last hidden state [R, 1, H], or `hidden`."""
         self._closed = None
@@ -229,13 +234,13 @@ class VideoMemory:
         for row in prompt.texts[0].tolist():
             if row != self.prefix_ids:
                 raise PromptError(
-                    f"the prompt's text before the video has the ids {_brief(row)}, the memory's prefix has "
-                    f"{_brief(self.prefix_ids)}; they must be equal"
+                    f"the prompt's text before the video has the ids {brief(row)}, the memory's prefix has "
+                    f"{brief(self.prefix_ids)}; they must be equal"
                 )
 
     @one_at_a_time
     def snapshot(self) -> VideoMemory:
-        """This memory as it is now, to be asked while other threads extend it; costs nothing."""
+        """This memory as it is now, to be asked while another thread extends it."""
         self.check_whole()
         if self.rows == 1:
             self._read_pending()
@@ -285,6 +290,7 @@ class VideoMemory:
     def __exit__(self, *_) -> None:
         self.close()
 
+    @one_at_a_time
     def check_whole(self) -> None:
         """Raise `MemoryFileError` if the memory is closed, or if an `extend` was interrupted while reading."""
         if self._is_closed:
@@ -330,16 +336,12 @@ class VideoMemory:
             self._fingerprint = model_fingerprint(self.model)
         return self._fingerprint
 
+    @one_at_a_time
     def beacon_spans(self) -> np.ndarray:
         """Time span in seconds of every stored visual position, [b, 2] float64: first and last frame it summarises."""
-        tokens_a_frame = self.num_visual_tokens // max(self.num_frames, 1)
-        times = np.asarray(self.timestamps, dtype=np.float64)
-        spans = [span for window in self.reader.windows for span in self.reader.compressor.spans(window)]
-        if not spans:
-            return np.zeros((0, 2))
-        first, stop = np.asarray(spans).T
-        return np.stack([times[first // tokens_a_frame], times[(stop - 1) // tokens_a_frame]], axis=1)
+        return spans_of_beacons(self)
 
+    @one_at_a_time
     def info(self) -> dict:
         """Facts about this memory, as `videoxl info` prints them."""
         self.check_whole()
@@ -360,6 +362,7 @@ class VideoMemory:
         check_registered(self.reader.compressor)
         write_memory(self.state(), Path(path), overwrite)
 
+    @one_at_a_time
     def state(self) -> MemoryState:
         """The content of this memory's file, as plain values and tensors."""
         return state_of(self)
@@ -394,7 +397,3 @@ class VideoMemory:
             return cls.from_state(model, state)
         except (MemoryFileError, PlanError) as error:
             raise MemoryFileError(f"{path} does not fit this model: {error}") from error
-
-
-def _brief(ids: list[int]) -> str:
-    return str(ids) if len(ids) <= 24 else f"[{str(ids[:12])[1:-1]}, ... {len(ids)} ids]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from videoxl.cache.memory_file import MemoryState
@@ -31,6 +32,17 @@ def facts_about(memory) -> dict:
         **{f"source_{key}": value for key, value in memory.source.items()},
         **{f"model_{key}": value for key, value in memory.fingerprint.items()},
     }
+
+
+def spans_of_beacons(memory) -> np.ndarray:
+    """See `VideoMemory.beacon_spans`."""
+    tokens_a_frame = memory.num_visual_tokens // max(memory.num_frames, 1)
+    times = np.asarray(memory.timestamps, dtype=np.float64)
+    spans = [span for window in memory.reader.windows for span in memory.reader.compressor.spans(window)]
+    if not spans:
+        return np.zeros((0, 2))
+    first, stop = np.asarray(spans).T
+    return np.stack([times[first // tokens_a_frame], times[(stop - 1) // tokens_a_frame]], axis=1)
 
 
 def state_of(memory) -> MemoryState:
@@ -68,7 +80,8 @@ def restore(model, state: MemoryState) -> tuple[SummaryCache, SpanReader]:
             layer.growing.adopt(*(part.unsqueeze(0) for part in pair))
     cache.restore(len(state.prefix_ids) + reader.planner.position, state.window_ratios)
     if state.pending is not None:
-        reader.pending = state.pending.to(model.model.embed_tokens.weight.device).unsqueeze(0)
+        device = model.model.embed_tokens.weight.device
+        reader.pending = state.pending.to(device, copy=True).unsqueeze(0)  # no view of the file
     return cache, reader
 
 
@@ -107,10 +120,10 @@ def check_state(model, state: MemoryState, reader: SpanReader) -> None:
         if not 0 < pending < state.window:
             raise MemoryFileError(f"it has {pending} pending tokens; a window of {state.window} would have been read")
     tokens, frames = reader.planner.position + pending, len(state.timestamps)
-    tower = model.model.tower if model.model.vision_tower is not None else None
     fits = not (tokens % frames if frames else tokens)
-    if tower is not None:
-        fits = tokens == (visual_length(frames, tower.num_patches, "video", config) if frames else 0)
+    if any(index >= 0 for index in state.indices):  # frames of a file; bare tokens may be any number a frame
+        patches = model.model.tower.num_patches
+        fits = tokens == visual_length(frames, patches, "video", config)
     if not fits:
         raise MemoryFileError(f"it has {tokens} visual tokens of {frames} frames")
     _same("shape of beacon_spans", list(state.beacon_spans.shape), [kept, 2])
@@ -124,3 +137,8 @@ def _same(what: str, found, expected) -> None:
 def _brief(value) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def brief(ids: list[int]) -> str:
+    """Ids as an error shows them."""
+    return str(ids) if len(ids) <= 24 else f"[{str(ids[:12])[1:-1]}, ... {len(ids)} ids]"

@@ -34,20 +34,28 @@ _LIMITS = {
 _MOST_TOWER = 1 << 36  # parameters of a vision tower
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `CheckpointError` for a folder that cannot be a checkpoint, with the file, key, value and limit."""
-    config = read_config(folder)
+def check_folder(folder: Path, config: dict[str, Any] | None = None) -> None:
+    """Raise `CheckpointError` for a folder that cannot be a checkpoint, with the file, key, value and limit.
+
+    Args:
+        config: the configuration to use in place of the folder's.
+    """
+    config = read_config(folder) if config is None else check_numbers(folder, config)
     files = weight_files(folder)
     shapes: dict[str, list[int]] = {}
     for file in files:
-        shapes |= _read_header(folder, file, is_quantised="quantization_config" in config)
+        shapes |= _read_header(folder, file, is_quantised=bool(config.get("quantization_config")))
     if shapes:
         _compare(folder, config, shapes)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json`, with numbers that can be believed. Raises `CheckpointError`."""
-    config = _read_json(folder, "config.json")
+    return check_numbers(folder, _read_json(folder, "config.json"))
+
+
+def check_numbers(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose numbers can be believed; the same one. Raises `CheckpointError`."""
     tower = config.get("mm_vision_config")
     for where, values in (("", config), ("mm_vision_config.", tower if isinstance(tower, dict) else {})):
         for key, limit in _LIMITS.items():
@@ -60,8 +68,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         kind = tower.get("model_type")
         if kind not in (None, "clip_vision_model", "clip"):
             _refuse(folder, "config.json", f"mm_vision_config is of a {str(kind)[:40]!r} tower; a CLIP one is needed")
-        width, inner = tower.get("hidden_size", 768), tower.get("intermediate_size", 3072)
-        size = tower.get("num_hidden_layers", 12) * width * (4 * width + 2 * inner)
+        width, inner = tower.get("hidden_size") or 768, tower.get("intermediate_size") or 3072
+        size = (tower.get("num_hidden_layers") or 12) * width * (4 * width + 2 * inner)
         if size > _MOST_TOWER:
             _refuse(folder, "config.json", f"mm_vision_config asks for {size:,} parameters; at most {_MOST_TOWER:,}")
     return config
@@ -143,6 +151,8 @@ def _compare(folder: Path, config: dict[str, Any], shapes: dict[str, list[int]])
     ):
         if len(shapes.get(name, ())) == 2:
             wanted |= {key: size for key, size in zip(keys, shapes[name]) if key is not None}
+    if config.get("quantization_config"):
+        wanted.pop("intermediate_size", None)  # packed
     for key, size in wanted.items():
         said = config.get(key)
         if said is not None and size is not None and said != size:

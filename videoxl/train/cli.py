@@ -71,6 +71,9 @@ def train(arguments: Sequence[str]) -> None:
     elif task is not None and not task.takes_records:
         raise ArgumentError(f"--train_task {args.train_task} needs classes of every patch, which records do not have")
     records = [] if streamed else [_read(source, model_args, data_args, args) for source in sources]
+    for source, part in zip(sources[1:], records[1:]):
+        if part.malformed:  # a score of other questions would be none
+            raise DataError(f"{len(part.malformed)} malformed record(s) in {source}: {part.malformed[0][1]}")
     with torch.device("meta"):
         tower = build_vision_tower(config)  # only for its geometry, without weights
     image_processor = load_image_processor(config, model_args.model_name_or_path, tower)

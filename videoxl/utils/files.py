@@ -19,14 +19,15 @@ from videoxl.utils.digest import digest
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, sweep: bool = False) -> Iterator[Path]:
     """Yield a draft file beside `path`; on success it is flushed to disk and renamed to `path`, otherwise deleted.
 
-    The finished file gets the mode of the user's other new files, whichever library wrote the draft. Drafts of the
-    same file that killed processes of this machine left behind are removed.
+    The finished file gets the mode of the user's other new files, whichever library wrote the draft. `sweep`: remove
+    drafts of the same file that killed processes of this machine left behind; this lists the folder.
     """
     path = Path(path)
-    sweep_drafts(path)
+    if sweep:
+        sweep_drafts(path)
     handle, name = tempfile.mkstemp(prefix=f"{_draft_stem(path)}{os.getpid()}-", suffix=".tmp", dir=path.parent)
     os.close(handle)
     draft = Path(name)
@@ -90,7 +91,15 @@ def _draft_stem(path: Path) -> str:
     """How the drafts of a file begin on this machine; the number of the process follows."""
     # Names have at most 255 bytes, and a draft's needs some 50 more than the file's.
     name = path.name.encode()[:180].decode(errors="ignore")
-    return f".{name}.{digest(platform.node(), path.name, digits=8)}-"
+    return f".{name}.{digest(platform.node(), _process_space(), path.name, digits=8)}-"
+
+
+def _process_space() -> str:
+    """Containers may share a host's name but not its numbers of processes."""
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return ""
 
 
 def _is_alive(number: int) -> bool:
@@ -107,22 +116,27 @@ def _is_alive(number: int) -> bool:
 def only_writer(path: Path) -> Iterator[None]:
     """Hold the right to write a file as long as this lasts. Raises `DataError` if another process holds it."""
     lock = path.with_name(f".{path.name}.lock")
-    try:
-        file = lock.open("a")
-    except OSError as error:
-        raise DataError(f"cannot write beside {path}: {error.strerror}") from error
-    with file:
+    while True:
+        try:
+            file = lock.open("a")
+        except OSError as error:
+            raise DataError(f"cannot write beside {path}: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            file.close()
             raise DataError(f"another process writes to {path}; wait for it, or name another file") from error
         except OSError:  # a file system without locks
-            yield
-            return
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+            break
+        with suppress(OSError):
+            if os.fstat(file.fileno()).st_ino == lock.stat().st_ino:
+                break
+        file.close()  # its owner removed it between the two calls: it locks nothing
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -105,8 +105,7 @@ def read_records(
         folders = {"image": Path(image_folder or path.parent), "video": Path(video_folder or path.parent)}
         for index, entry in _sample(entries, strategy, path, seed):
             name = str(entry.get("id", index)) if isinstance(entry, dict) else str(index)
-            seen[name] += 1
-            name = name if seen[name] == 1 else f"{name} ({seen[name]})"
+            name = _unused(name, seen)
             try:
                 record = _parse(entry, index, folders, version, task)
                 records.append(replace(record, id=name))
@@ -121,6 +120,16 @@ def read_records(
     if not records:
         raise DataError(f"{source} holds no records")
     return records
+
+
+def _unused(name: str, seen: Counter[str]) -> str:
+    """The id itself, or with a number where it was seen before."""
+    found = name
+    while found in seen:
+        seen[name] += 1
+        found = f"{name} ({seen[name]})"
+    seen[found] += 1
+    return found
 
 
 def _note(source: str, key: str, number: int) -> str:
@@ -213,8 +222,10 @@ def _parse(entry: object, index: int, folders: dict[str, Path], version: str, ta
 
 def _check_mistyped(entry: dict, conversations) -> None:
     """Raise `DataError` for a text record with placeholders and a key that looks like `image` or `video`."""
-    near = [key for key in entry if key not in _KEYS and get_close_matches(str(key), ("image", "video"), n=1)]
-    if near and any(DEFAULT_IMAGE_TOKEN in turn["value"] for turns in conversations for turn in turns):
+    if not any(DEFAULT_IMAGE_TOKEN in turn["value"] for turns in conversations for turn in turns):
+        return
+    near = [key for key in entry.keys() - {*_KEYS, *_USUAL} if get_close_matches(str(key), ("image", "video"), n=1)]
+    if near:
         wanted = get_close_matches(str(near[0]), ("image", "video"), n=1)[0]
         raise DataError(f"its text has <image>, and its key {near[0]!r} is not known; did you mean {wanted}?")
 

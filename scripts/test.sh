@@ -36,11 +36,11 @@ fi
 make_environment .venv-eval requirements-eval.txt
 echo "== tests in the second environment" >&2
 .venv-eval/bin/python -m pytest "${together[@]}" -m "not quality" tests/benchmarks/test_lmms.py \
-    tests/benchmarks/test_recipes.py tests/media tests/test_golden.py tests/model/test_vision_tower.py \
+    tests/benchmarks/test_recipes.py tests/media/test_video.py tests/media/test_faults.py tests/media/test_nvdec.py tests/media/test_subtitles.py tests/test_golden.py tests/model/test_vision_tower.py \
     tests/kernels tests/model/test_decode_graph.py
 
 # The recorded cases, the quick start and training steps on the oldest versions that pyproject.toml declares.
 make_environment .venv-oldest requirements-oldest.txt
 echo "== tests with the oldest versions" >&2
 .venv-oldest/bin/python -m pytest "${together[@]}" -m "not quality" tests/test_golden.py tests/train/test_trainer.py \
-    tests/session tests/media tests/cache tests/model/test_loading.py tests/test_repository.py -k "not made_by_their_scripts"
+    tests/session tests/media/test_video.py tests/media/test_faults.py tests/media/test_nvdec.py tests/media/test_subtitles.py tests/cache tests/model/test_loading.py tests/test_repository.py -k "not made_by_their_scripts"

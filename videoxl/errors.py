@@ -75,3 +75,8 @@ class ArgumentError(VideoXLError, ValueError):
 
 class DataError(VideoXLError, ValueError):
     """Input data is malformed, or too many training samples cannot be read."""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What a foreign error says, on one line of at most `most` letters; its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import av
 from av.stream import Disposition
 
 from videoxl.errors import VideoError
 from videoxl.media.resize import MAX_PIXELS
+
+T = TypeVar("T", bound=Any)  # packets or frames
 
 # Demuxers that open other files or devices than the one that is named.
 _REFERENCES = {
@@ -120,6 +123,30 @@ def read_packets(container, *streams) -> Iterator[av.Packet]:
             return
         except IndexError:
             misses += 1
+
+
+def items_from(
+    container, stream, keyframe: int, latest: int, read: Callable[[], Iterator[T]], begins: Callable[[T], bool]
+) -> Iterator[T]:
+    """Packets or frames from a keyframe on; where a seek lands after `latest`, from further back.
+
+    Args:
+        read: starts reading where the container stands. begins: whether an item can be the first one.
+
+    Raises what FFmpeg raises for a seek.
+    """
+    start = stream.start_time or 0
+    target, step = keyframe, max(int(1 / stream.time_base), 1)  # one second in the stream's unit
+    while True:
+        container.seek(target, stream=stream, backward=True)
+        items = read()
+        first = next((each for each in items if each.pts is not None and begins(each)), None)
+        if (first is not None and first.pts <= latest) or target < start:
+            break
+        target, step = target - step, step * 2
+    if first is not None:
+        yield first
+        yield from items
 
 
 def decode_frames(container, stream, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:

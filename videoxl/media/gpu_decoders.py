@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from videoxl.errors import VideoXLError
+from videoxl.errors import VideoXLError, one_line
 from videoxl.media.info import VideoInfo
 from videoxl.media.nvdec import NvdecReader, decoder_units, load_nvdec, why_not
 from videoxl.media.part_queue import PartQueue
@@ -56,7 +56,7 @@ def find_gpu(info: VideoInfo, timed: bool, device: torch.device | None, side: in
     try:
         units = decoder_units(nvdec, info, device)
     except Exception as error:  # whatever PyNvVideoCodec raises
-        return Gpu(nvdec, device, 0, f"the GPU's decoder failed ({_one_line(error)})")
+        return Gpu(nvdec, device, 0, f"the GPU's decoder failed ({type(error).__name__}: {one_line(error)})")
     return Gpu(nvdec, device, units, None if units else f"the GPU cannot decode {info.codec} of this size")
 
 
@@ -91,7 +91,7 @@ class GpuDecoders:
             reader = self._reader()
             refusal = self._compare(reader)
         except Exception as error:  # whatever PyNvVideoCodec raises
-            refusal = f"the GPU's decoder failed ({_one_line(error)})"
+            refusal = f"the GPU's decoder failed ({type(error).__name__}: {one_line(error)})"
         if refusal is not None:
             if reader is not None:
                 reader.close()
@@ -159,7 +159,7 @@ class GpuDecoders:
             is_last = self.units <= 0
         self._queue.leave(steady=False)
         if is_last:
-            self._stop(f"the GPU's decoder failed ({_one_line(error)})")
+            self._stop(f"the GPU's decoder failed ({type(error).__name__}: {one_line(error)})")
 
     def _stop(self, reason: str) -> None:
         with self._lock:
@@ -172,7 +172,3 @@ class GpuDecoders:
 
 def _difference(own: torch.Tensor, expected: np.ndarray) -> int:
     return int(np.abs(own.cpu().numpy().astype(int) - expected).max())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

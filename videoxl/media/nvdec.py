@@ -8,6 +8,7 @@ Shape letters: H height, W width as stored, S side of the model's input.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections import deque
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ import torch
 from av.bitstream import BitStreamFilterContext
 from torch import Tensor
 
-from videoxl.errors import MissingDependencyError, VideoError
-from videoxl.media.container import open_container, pick_stream, read_packets
+from videoxl.errors import MissingDependencyError, VideoError, one_line
+from videoxl.media.container import items_from, open_container, pick_stream, read_packets
 from videoxl.media.info import VideoInfo
 from videoxl.media.parts import Part
 from videoxl.media.pixels import resize_fixed_point
@@ -52,10 +53,10 @@ def load_nvdec(device: torch.device) -> ModuleType:
         import PyNvVideoCodec
     except ImportError as error:
         raise MissingDependencyError(
-            f"nvdec needs PyNvVideoCodec: pip install 'videoxl[nvdec]' ({_one_line(error)})"
+            f"nvdec needs PyNvVideoCodec: pip install 'videoxl[nvdec]' ({one_line(error)})"
         ) from error
     except Exception as error:  # a driver without the video libraries: containers need the capability `video`
-        raise VideoError(f"the GPU's decoder cannot be used: {_one_line(error)}") from error
+        raise VideoError(f"the GPU's decoder cannot be used: {one_line(error)}") from error
     return PyNvVideoCodec
 
 
@@ -177,22 +178,12 @@ class NvdecReader:
 
     def _packets_from(self, keyframe: int) -> Iterator[av.Packet]:
         """Packets from a keyframe on, or from an earlier one: where a seek lands after it, go back further."""
-        start = self._stream.start_time or 0
-        target, step = keyframe, max(int(1 / self._stream.time_base), 1)  # one second in the stream's unit
-        while True:
-            try:
-                self._container.seek(target, stream=self._stream, backward=True)
-            except av.error.FFmpegError:
-                return
-            packets = read_packets(self._container, self._stream)
+        container, stream = self._container, self._stream
+        with contextlib.suppress(av.error.FFmpegError):  # what does not come is the CPU's
             # A seek may land between keyframes, and a decoder cannot begin there.
-            first = next((each for each in packets if each.is_keyframe and each.pts is not None), None)
-            if (first is not None and first.pts is not None and first.pts <= keyframe) or target < start:
-                break
-            target, step = target - step, step * 2
-        if first is not None:
-            yield first
-            yield from packets
+            yield from items_from(
+                container, stream, keyframe, keyframe, lambda: read_packets(container, stream), _is_keyframe
+            )
 
     def _decode(self, data: bytes, time: int | None) -> Iterator[tuple[int, Any]]:
         """Give the decoder a packet; an empty one makes it hand out what it holds."""
@@ -219,6 +210,10 @@ class NvdecReader:
             small = resize_fixed_point(frame[None], *scaled, rows, columns)[0].contiguous()
         self._lane.wait()
         return small
+
+
+def _is_keyframe(packet: av.Packet) -> bool:
+    return packet.is_keyframe
 
 
 def is_unreferenced(packet: bytes) -> bool:
@@ -259,10 +254,6 @@ def _first_slice(packet: bytes) -> int | None:
             return packet[at + 3]
         at = packet.find(b"\0\0\1", at + 3)
     return None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class _Lane:

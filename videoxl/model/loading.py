@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
-from videoxl.errors import CheckpointError, ConfigError, MissingDependencyError, VideoXLError
+from videoxl.errors import CheckpointError, ConfigError, MissingDependencyError, VideoXLError, one_line
 from videoxl.media.pixels import VideoXLImageProcessor
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder.fp8 import to_fp8
@@ -107,7 +107,7 @@ def load_pretrained_model(
     except (*_LOADING_ERRORS, RuntimeError) as error:
         if isinstance(error, (VideoXLError, torch.OutOfMemoryError)):
             raise
-        raise CheckpointError(f"cannot load {path}: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot load {path}: {one_line(error)}") from error
     if load_fp8:
         to_fp8(model)
     config = model.config
@@ -132,7 +132,7 @@ def _read_config(path: Path, base: Path | None, custom: VideoXLConfig | None, ov
         except (*_LOADING_ERRORS, TypeError, AttributeError) as error:  # whatever a value of another kind raises
             if isinstance(error, VideoXLError):
                 raise
-            raise CheckpointError(f"cannot read the configuration of {folder}: {_one_line(error)}") from error
+            raise CheckpointError(f"cannot read the configuration of {folder}: {one_line(error)}") from error
     for key, value in (overwrite or {}).items():
         setattr(config, key, value)
     found = tower_class(config)
@@ -148,14 +148,10 @@ def _adapters_base(path: Path) -> Path:
         named = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
         base = Path(named)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / 'adapter_config.json'} names no base: {_one_line(error)}") from error
+        raise CheckpointError(f"{path / 'adapter_config.json'} names no base: {one_line(error)}") from error
     if not base.is_dir():
         raise CheckpointError(f"{path} is an adapter of {named!r}, which is no folder here; name it as model_base")
     return base
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _stored_model_type(folder: Path) -> str | None:

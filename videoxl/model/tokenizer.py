@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from videoxl.errors import CheckpointError
+from videoxl.errors import CheckpointError, one_line
 
 _TURNS = ("<|im_start|>", "<|im_end|>")
 _SENTENCE = "Which cards, 2 or 3?\nDéjà vu: 世界 🎬"
@@ -23,8 +23,7 @@ def load_tokenizer(source: str | Path, **options):
             source, trust_remote_code=False, local_files_only=Path(source).is_dir(), **options
         )
     except Exception as error:  # the tokenizers library raises bare ones
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(f"cannot load {source}: its tokenizer: {said}") from error
+        raise CheckpointError(f"cannot load {source}: its tokenizer: {one_line(error)}") from error
 
 
 def check_tokenizer(tokenizer, source: str | Path, vocab_size: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from videoxl.errors import VideoError
 from videoxl.media.colour import RgbConverter
-from videoxl.media.container import decode_frames, open_container, pick_stream
+from videoxl.media.container import decode_frames, items_from, open_container, pick_stream
 from videoxl.media.decoders.base import Frames, VideoDecoder
 from videoxl.media.info import VideoIndex
 from videoxl.media.orientation import Orientation
@@ -141,23 +141,15 @@ class PartReader:
     def _decode_from(self, keyframe: int, time: int, wanted: set[int]) -> Iterator[av.VideoFrame]:
         """Seek to a keyframe and decode what is `wanted`; where the seek lands after `time`, go back further."""
         container, stream = self._opened()
-        step = max(int(1 / stream.time_base), 1)  # one second in the stream's unit
-        start = stream.start_time or 0
-        target = keyframe
-        while True:
-            try:
-                container.seek(target, stream=stream, backward=True)
-            except av.error.FFmpegError as error:
-                where = float(target * stream.time_base)
-                raise VideoError(f"{self._path}: seeking to {where:.1f} s failed: {error}") from error
-            frames = decode_frames(container, stream, wanted)
-            first = next((frame for frame in frames if frame.pts is not None), None)
-            if (first is not None and first.pts is not None and first.pts <= time) or target < start:
-                break
-            target, step = target - step, step * 2
-        if first is not None:
-            yield first
-            yield from frames
+
+        def read() -> Iterator[av.VideoFrame]:
+            return decode_frames(container, stream, wanted)
+
+        try:
+            yield from items_from(container, stream, keyframe, time, read, lambda frame: True)
+        except av.error.FFmpegError as error:
+            where = float(keyframe * stream.time_base)
+            raise VideoError(f"{self._path}: seeking to {where:.1f} s failed: {error}") from error
 
     def _shown(self, frame: av.VideoFrame) -> np.ndarray:
         return _shown(frame, self._rgb, self._orientation, self._scaler_side, self._then)

@@ -83,6 +83,9 @@ def check_decoder(name: str, scaler: bool = False) -> None:
     """Raise `VideoError` for an unknown decoder, or for one without a scaler where `scaler` is asked for."""
     if name in GPU_BACKENDS:  # the CPU's part of it is PyAV
         return
+    if name not in DECODERS.names():
+        known = ", ".join([*DECODERS.names(), *GPU_BACKENDS])
+        raise VideoError(f"video backend {name!r} is not known; use {known}")
     if scaler and not DECODERS.get(name).scales:
         able = [repr(each) for each in DECODERS.names() if DECODERS.get(each).scales]
         raise VideoError(f"the decoder's own scaler works with backend {' or '.join(able)}, not with {name!r}")
